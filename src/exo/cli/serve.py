@@ -1,0 +1,171 @@
+"""`exo serve`: flags and environment to settings, and a node that runs."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from exo.cli import options
+from exo.cli.retired import ENGINES as RETIRED_ENGINES
+from exo.settings import Defaults, HttpSettings, Settings
+
+
+def _engine(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from exo.engines import ENGINES
+
+    if value is None or value in ENGINES:
+        return value
+    why = RETIRED_ENGINES.get(value, "there is no such engine")
+    raise click.BadParameter(f"'{value}': {why}. There is {' and '.join(ENGINES)}")
+
+
+@click.command()
+@click.option("--host", "--node-host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option("--port", "--chatgpt-api-port", default=52415, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--timeout",
+    "--chatgpt-api-response-timeout",
+    default=900.0,
+    show_default=True,
+    type=options.Seconds(min=0, min_open=True),
+    help="Seconds of silence from a model after which its answer has failed.",
+)
+@click.option(
+    "--grace",
+    default=15.0,
+    show_default=True,
+    type=options.Seconds(min=0),
+    help="Seconds that answers under way get at shutdown.",
+)
+@click.option(
+    "--keepalive",
+    default=5.0,
+    show_default=True,
+    type=options.Seconds(min=0.1),
+    help="Seconds of silence after which a stream gets a comment, so that nobody takes it for dead.",
+)
+@click.option("--node-id", help="Name of this node. [default: host name and a mark of the machine]")
+@click.option("--inference-engine", callback=_engine, help="Only this engine: llamacpp or dummy.")
+@click.option("--default-model", help="Model for requests that name none.")
+@click.option("--default-temp", type=click.FloatRange(0, 2), help="Temperature for requests that set none.")
+@click.option("--max-generate-tokens", type=click.IntRange(min=1), help="Cap on the tokens of any answer.")
+@click.option("--system-prompt", help="System message for conversations that have none.")
+@click.option(
+    "--models-seed-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="One more folder to look for models in.",
+)
+@click.option("--memory", help="What all models together may take, like 6GB. [default: 3/4 of the machine's]")
+@click.option(
+    "--slots",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Requests that run at once on one model.",
+)
+@click.option(
+    "--context",
+    default=8192,
+    show_default=True,
+    type=click.IntRange(min=64),
+    help="Most tokens of context a model gets for each of its slots.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: the engine's choice]")
+@click.option(
+    "--max-waiting",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Requests that may wait; more are refused with 429.",
+)
+@click.option(
+    "--idle-unload",
+    default=300.0,
+    show_default=True,
+    type=options.Seconds(min=0),
+    help="Seconds after which a model nobody uses leaves memory; 0 keeps it.",
+)
+@click.option("--preload", multiple=True, metavar="MODEL", help="Load this model at start. May be repeated.")
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web origin whose pages may use this node, or '*'. May be repeated.",
+)
+@click.option("--disable-tui", is_flag=True, help="Plain log lines, which is all there is in this release.")
+def serve(
+    host: str,
+    port: int,
+    timeout: float,
+    grace: float,
+    keepalive: float,
+    node_id: str | None,
+    inference_engine: str | None,
+    default_model: str | None,
+    default_temp: float | None,
+    max_generate_tokens: int | None,
+    system_prompt: str | None,
+    models_seed_dir: Path | None,
+    memory: str | None,
+    slots: int,
+    context: int,
+    threads: int | None,
+    max_waiting: int,
+    idle_unload: float,
+    preload: tuple[str, ...],
+    cors_origin: tuple[str, ...],
+    disable_tui: bool,
+) -> None:
+    """Start a node and answer until Ctrl-C or SIGTERM.
+
+    Models are .gguf files in EXO_HOME/models (default ~/.cache/exo/models), and the bundled exo-demo.
+    EXO_API_KEY, when set, is asked of every client. DEBUG=1 logs more.
+    """
+    _log_to_stderr(os.environ.get("DEBUG", "0"))
+    settings = Settings(
+        http=HttpSettings(
+            host=host,
+            port=port,
+            timeout=timeout,
+            grace=grace,
+            keepalive=keepalive,
+            cors_origins=cors_origin,
+            key=options.key(),
+        ),
+        defaults=Defaults(
+            model=default_model,
+            temperature=default_temp,
+            max_tokens=max_generate_tokens,
+            system_prompt=system_prompt,
+        ),
+        node_id=node_id or options.node_id(port),
+        folders=options.model_folders(models_seed_dir),
+        engine=inference_engine,
+        memory=options.memory_size(memory),
+        waiting=max_waiting,
+        slots=slots,
+        context=context,
+        threads=threads,
+        idle_seconds=idle_unload or None,
+        preload=preload,
+    )
+    import uvloop
+
+    from exo import assembly
+
+    uvloop.run(assembly.run(settings))
+
+
+def _log_to_stderr(debug: str) -> None:
+    """Plain lines for people on stderr; the access log, JSON a line, goes there as it is."""
+    if not debug.isdigit():
+        raise click.UsageError(f"DEBUG is '{debug}'; it takes 0 (quiet) to 9")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if int(debug) else logging.INFO, handlers=[handler])
+    access = logging.getLogger("exo.access")
+    bare = logging.StreamHandler(sys.stderr)
+    access.addHandler(bare)
+    access.propagate = False

@@ -1,0 +1,348 @@
+"""GGUF models on llama.cpp, in this process, through xllamacpp.
+
+Theory of operation. xllamacpp runs llama.cpp's own server in threads of its own: continuous batching over
+slots, prefix cache, samplers. We hand it a finished prompt and take raw text back, because templates,
+reasoning, tool calls and stop strings are the same for every engine here (`templates`, `channels`).
+`handle_completions` blocks a thread for each request and calls back once a token; the callback only
+appends to a queue and wakes the loop, at most once until the loop has looked. A callback that returns true
+makes llama.cpp free the slot. It asks to be called back during prefill, too: that is where the prompt's
+token count comes from, and the only place where a long prefill can be cancelled.
+
+What is known of xllamacpp 2026.10 and guarded against here: it always opens an HTTP port on 127.0.0.1
+(locked with a random key), a bad file gives a RuntimeError without a reason (the header is checked first),
+embeddings need a second server, constraints it cannot compile are dropped (see `constraints`), and biases
+of tokens beyond the vocabulary are, too.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import secrets
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from exo.cards import ModelCard
+from exo.channels import Channels
+from exo.chat import (
+    Alternative,
+    ChatRequest,
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    FinishReason,
+    Sampling,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from exo.engine import LoadedModel
+from exo.engines.constraints import grammar
+from exo.engines.templates import ChatTemplate
+from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ExoError
+from exo.store import gguf
+
+# Below this size a second thread costs more in hand-overs than it computes.
+_ONE_THREAD_BYTES = 64 << 20
+# Tokens of prefill between two chances to cancel, or for another slot to decode.
+_PREFILL_STEP = 128
+
+
+class LlamaCppEngine:
+    formats = frozenset({"gguf"})
+
+    def __init__(self, *, slots: int = 4, context: int | None = None, threads: int | None = None) -> None:
+        self._slots = slots
+        self._context = context
+        self._threads = threads
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("xllamacpp") is None:
+            return "the package xllamacpp is not installed; pip install xllamacpp"
+        if sys.platform == "linux":
+            try:
+                ctypes.CDLL("libgomp.so.1")
+            except OSError:
+                return "the system's libgomp.so.1 is missing; apt install libgomp1"
+        return None
+
+    async def load(self, card: ModelCard, files: Path) -> LoadedModel:
+        facts = gguf.read(files)
+        marks = _marks(files, facts)
+        context = min(card.context, self._context or card.context)
+        threads = self._threads or (1 if card.bytes < _ONE_THREAD_BYTES else None)
+        start = partial(_start, files, slots=self._slots, context=context, threads=threads)
+        model = LlamaCppModel(card, facts, marks, start, slots=self._slots, context=context)
+        await model.start()
+        return model
+
+
+class LlamaCppModel:
+    """A GGUF model in memory, and a second copy of it for embeddings once they are asked for (both map
+    the same file, so the weights are in memory once)."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        facts: Mapping[str, gguf.Value],
+        marks: "_Marks",
+        start: Callable[..., Any],
+        *,
+        slots: int,
+        context: int,
+    ) -> None:
+        self._card = card
+        self._facts = facts
+        self._start = start
+        self._slots = slots
+        self._context = context
+        self._marks = marks
+        source = str(facts.get("tokenizer.chat_template", ""))
+        self._template = ChatTemplate(source, bos=marks.bos, eos=marks.eos) if source else None
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix=f"llamacpp-{card.id}")
+        self._server: Any = None
+        self._embedder: asyncio.Task[Any] | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    async def start(self) -> None:
+        """Loads the weights. Raises `EngineFailed`; cancelled, it waits and lets go of what was loaded."""
+        self._server = await self._in_thread(self._start)
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        prompt, thinking = self._prompt(request)
+        body = {
+            "prompt": prompt,
+            "stream": True,
+            "return_progress": True,
+            **self._sampling(request.sampling),
+        }
+        if form := grammar(request):
+            body["grammar"] = form
+        if request.logprobs is not None:
+            # llama.cpp reports no chosen token without at least one alternative.
+            body["logprobs"] = max(1, request.logprobs)
+        raw = request.prompt is not None
+        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
+        tokens = prompt_tokens = cached = 0
+
+        async with contextlib.aclosing(self._run(body)) as chunks:
+            async for chunk in chunks:
+                if "error" in chunk:
+                    raise self._error(chunk["error"], "messages" if request.messages else "prompt")
+                if progress := chunk.get("prompt_progress"):
+                    prompt_tokens, cached = progress["total"], progress["cache"]
+                    continue
+                choice = chunk["choices"][0]
+                if choice["finish_reason"] is None:
+                    tokens += 1
+                    logprobs = _logprobs(choice, request.logprobs)
+                    for delta in channels.feed(choice["text"], logprobs=logprobs):
+                        yield delta
+                    if channels.stopped:
+                        break
+                else:
+                    for delta in channels.finish():
+                        yield delta
+                    yield _finished(chunk, channels)
+                    return
+        usage = Usage(prompt_tokens, tokens, channels.reasoning_tokens, cached)
+        yield Finished("stop", usage)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        if self._embedder is None:
+            self._embedder = asyncio.ensure_future(self._in_thread(partial(self._start, embeddings=True)))
+        server = await asyncio.shield(self._embedder)
+        answer = await self._in_thread(partial(server.handle_embeddings, {"input": list(request.texts)}))
+        if "error" in answer:
+            raise self._error(answer["error"], param="input")
+        vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
+        return Embeddings(vectors, answer["usage"]["prompt_tokens"])
+
+    async def unload(self) -> None:
+        if self._embedder:
+            await asyncio.wait([self._embedder])
+        self._embedder = self._server = None
+        self._threads.shutdown(wait=True)
+
+    def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
+        if request.prompt is not None:
+            return request.prompt, False
+        if self._template is None:
+            raise BadRequest(
+                f"model '{self._card.id}' has no chat template; use /v1/completions", param="messages"
+            )
+        prompt, thinking = self._template.render(request)
+        # llama.cpp puts this token first by itself; twice would be out of the model's experience.
+        return prompt.removeprefix(self._marks.added), thinking
+
+    def _sampling(self, sampling: Sampling) -> dict[str, Any]:
+        vocabulary = int(self._facts.get("tokenizer.ggml.tokens", 0))
+        for token in sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise BadRequest(
+                    f"token {token} is not in the vocabulary of '{self._card.id}', which has {vocabulary}",
+                    param="logit_bias",
+                )
+        wanted = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repeat_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "seed": None if sampling.seed is None else sampling.seed % (1 << 32),
+            "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()] or None,
+            "n_predict": sampling.max_tokens,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    async def _run(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Chunks of one completion as llama.cpp makes them. Closing it returns when the slot is free."""
+        loop = asyncio.get_running_loop()
+        chunks: deque[dict[str, Any]] = deque()
+        news = asyncio.Event()
+        left = awake = False
+
+        def wake() -> None:
+            nonlocal awake
+            awake = False
+            news.set()
+
+        def on_chunk(chunk: dict[str, Any]) -> bool:
+            nonlocal awake
+            chunks.append(chunk)
+            if not awake:
+                awake = True
+                loop.call_soon_threadsafe(wake)
+            return left
+
+        done = loop.run_in_executor(self._threads, self._server.handle_completions, body, on_chunk)
+        done.add_done_callback(lambda _: news.set())
+        try:
+            while not done.done() or chunks:
+                await news.wait()
+                news.clear()
+                while chunks:
+                    yield chunks.popleft()
+            _result(done)
+        finally:
+            left = True
+            await asyncio.wait([done])
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        """Runs it in one of our threads; cancelled, still waits for the end, since a thread has no other."""
+        done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError:
+            await asyncio.wait([done])
+            raise
+        return _result(done)
+
+    def _error(self, error: Mapping[str, Any], param: str) -> ExoError:
+        """llama.cpp's error object as ours."""
+        message = str(error.get("message", error))
+        if error.get("type") == "exceed_context_size_error" or "too large to process" in message:
+            return ContextLengthExceeded(
+                f"the prompt is {error.get('n_prompt_tokens', 'too many')} tokens long and the context of "
+                f"'{self._card.id}' holds {self._context}",
+                param=param,
+            )
+        if "grammar" in message:
+            return BadRequest(f"the grammar does not parse: {message}", param="grammar")
+        if error.get("code") == 400:
+            return BadRequest(message)
+        return EngineFailed(f"llama.cpp: {message}")
+
+
+def _start(path: Path, *, slots: int, context: int, threads: int | None, embeddings: bool = False) -> Any:
+    """Starts one of llama.cpp's servers in this process. Blocks while the weights are read."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.api_keys = [secrets.token_urlsafe()]
+    params.verbosity = -1
+    params.warmup = False
+    params.n_parallel = slots
+    params.n_ctx = slots * context
+    params.n_batch = params.n_ubatch = _PREFILL_STEP
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if embeddings:
+        params.embedding = True
+        params.n_parallel, params.n_ctx = 1, context
+        # Texts are read whole, in one step.
+        params.n_batch = params.n_ubatch = context
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise EngineFailed(
+            f"{path}: llama.cpp cannot load it ({error}); the file may be cut short, of an architecture "
+            "this release does not know, or too large for the free memory"
+        ) from error
+
+
+def _result(done: "asyncio.Future[Any]") -> Any:
+    try:
+        return done.result()
+    except RuntimeError as error:
+        raise EngineFailed(f"llama.cpp: {error}") from error
+
+
+class _Marks(NamedTuple):
+    """The tokens that begin and end a text, as text; `added` is the one llama.cpp begins with by itself."""
+
+    bos: str
+    eos: str
+    added: str
+
+
+def _marks(path: Path, facts: Mapping[str, gguf.Value]) -> _Marks:
+    bos_id, eos_id = (int(facts.get(f"tokenizer.ggml.{name}_token_id", -1)) for name in ("bos", "eos"))
+    texts = gguf.tokens(path, {bos_id, eos_id})
+    bos = texts.get(bos_id, "")
+    # Where the file does not say, llama.cpp adds it for SentencePiece vocabularies and not for BPE ones.
+    adds = facts.get("tokenizer.ggml.add_bos_token", facts.get("tokenizer.ggml.model") == "llama")
+    return _Marks(bos, texts.get(eos_id, ""), bos if adds else "")
+
+
+def _finished(chunk: Mapping[str, Any], channels: Channels) -> Finished:
+    usage, timings = chunk["usage"], chunk.get("timings", {})
+    reason: FinishReason = "length" if chunk["choices"][0]["finish_reason"] == "length" else "stop"
+    if channels.called:
+        reason = "tool_calls"
+    return Finished(
+        reason,
+        Usage(
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            min(channels.reasoning_tokens, usage["completion_tokens"]),
+            usage["prompt_tokens_details"]["cached_tokens"],
+        ),
+        Timings(timings.get("prompt_ms", 0.0) / 1e3, timings.get("predicted_ms", 0.0) / 1e3),
+    )
+
+
+def _logprobs(choice: Mapping[str, Any], top: int | None) -> Sequence[TokenLogprob]:
+    if top is None or not choice["logprobs"]:
+        return ()
+    return [
+        TokenLogprob(_alternative(entry), tuple(map(_alternative, entry["top_logprobs"][:top])))
+        for entry in choice["logprobs"]["content"]
+    ]
+
+
+def _alternative(entry: Mapping[str, Any]) -> Alternative:
+    return Alternative(entry["token"], entry["logprob"], tuple(entry["bytes"]))

@@ -1,0 +1,1 @@
+"""The node's HTTP side: the application, one `*_routes` file per dialect, and the client to other nodes."""

@@ -1,0 +1,291 @@
+"""The aiohttp application: what surrounds every request, whatever its route.
+
+In order, outermost first: a request id and the access log, CORS, errors turned into answers, the key.
+"""
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.typedefs import Handler
+
+from exo.cards import ModelCard
+from exo.engine import Embedder, Responder
+from exo.errors import (
+    STATUS,
+    BadRequest,
+    EngineFailed,
+    ExoError,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    RequestTooLarge,
+    Unauthorized,
+)
+from exo.metrics import Metrics
+from exo.nodes import Cluster
+from exo.routing import Route
+from exo.settings import HttpSettings
+from exo.wire import openai
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("exo.access")
+
+
+class Served(Responder, Embedder, Protocol):
+    """What is behind the HTTP side: this node, or whatever answers like one."""
+
+    def cards(self) -> Sequence[ModelCard]: ...
+    def cluster(self) -> Cluster: ...
+    def route(self, model: str) -> Route: ...
+
+
+class Desk:
+    """What every handler needs, under `DESK` in the application; and the work under way."""
+
+    def __init__(
+        self, served: Served, metrics: Metrics, settings: HttpSettings, ready: Callable[[], str | None]
+    ) -> None:
+        self.served = served
+        self.metrics = metrics
+        self.settings = settings
+        self._ready = ready
+        self._under_way: set[Callable[[ExoError], None]] = set()
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
+        self.draining = False
+
+    def why_not_ready(self) -> str | None:
+        """Why this node cannot serve a chat now; None where it can."""
+        return "this node is shutting down" if self.draining else self._ready()
+
+    @contextmanager
+    def under_way(self, fail: Callable[[ExoError], None]) -> Iterator[None]:
+        """Marks work that a shutdown waits for, and then ends by calling `fail`."""
+        if self.draining:
+            raise NotReady("this node is shutting down")
+        self._under_way.add(fail)
+        self._none_under_way.clear()
+        try:
+            yield
+        finally:
+            self._under_way.discard(fail)
+            if not self._under_way:
+                self._none_under_way.set()
+
+    async def drain(self) -> None:
+        """Takes no more requests and gives those under way the grace time; then fails what is left.
+
+        A client that does not read cannot be told, and is not waited for any longer.
+        """
+        self.draining = True
+        if not await self._emptied(self.settings.grace):
+            self.abandon()
+            await self._emptied(_LAST_WORDS)
+
+    def abandon(self) -> None:
+        """Fails what is under way."""
+        for fail in list(self._under_way):
+            fail(NotReady("this node is shutting down"))
+
+    async def _emptied(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._none_under_way.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+# Seconds for telling clients that their answers have failed.
+_LAST_WORDS = 1.0
+
+DESK = web.AppKey("desk", Desk)
+
+
+class AccessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the access log. Handlers add what they know. Times are in milliseconds."""
+
+    time: str
+    id: str
+    remote: str
+    method: str
+    path: str
+    status: int = 0
+    duration_ms: float = 0.0
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    ttft_ms: float | None = None
+    error: str = ""
+
+
+RECORD = web.RequestKey("record", AccessRecord)
+METERED = web.RequestKey("metered", bool)
+"""Is set once a meter watches the request, which then counts its failure, too."""
+# Asked every few seconds for ever: a line each would wear out an SD card.
+_PROBES = frozenset({"/healthcheck", "/ready", "/metrics"})
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def build(desk: Desk, *routes: Sequence[web.AbstractRouteDef]) -> web.Application:
+    """The application with the routes of each dialect."""
+    app = web.Application(
+        middlewares=[_recorded, _cors, _errors, _authorized], client_max_size=desk.settings.max_body
+    )
+    app[DESK] = desk
+    app.on_response_prepare.append(_stamp)
+    for table in routes:
+        app.add_routes(table)
+    return app
+
+
+def json_answer(body: bytes, *, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def error_answer(error: ExoError) -> web.Response:
+    """A failure as the dialect has it, with its status from the one table."""
+    answer = json_answer(openai.error_answer(error), status=STATUS.get(type(error), 500))
+    if error.retry_after is not None:
+        answer.headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
+    return answer
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The whole body. Raises `RequestTooLarge` past the node's limit."""
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        limit = request.app[DESK].settings.max_body
+        raise RequestTooLarge(f"the body is larger than the {limit >> 20} MiB this node reads") from error
+    except (web.RequestPayloadError, ContentEncodingError) as error:
+        raise BadRequest(f"the body cannot be read: {error}") from error
+
+
+@web.middleware
+async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began = time.perf_counter()
+    given = request.headers.get("x-request-id", "")
+    record = request[RECORD] = AccessRecord(
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        id=given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+        remote=request.remote or "",
+        method=request.method,
+        path=request.path,
+    )
+    try:
+        response = await handler(request)
+        record.status = response.status
+        return response
+    except (asyncio.CancelledError, ConnectionError):
+        # The client left. 499 is nginx's name for it; nobody is there to be sent a status. One that leaves
+        # with its whole answer in hand has been served.
+        record.status = record.status or 499
+        raise
+    finally:
+        record.duration_ms = round((time.perf_counter() - began) * 1e3, 3)
+        level = logging.DEBUG if request.path in _PROBES else logging.INFO
+        if access.isEnabledFor(level):
+            access.log(level, msgspec.json.encode(record).decode())
+
+
+async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """Streams send their headers long before a middleware sees them again: so here."""
+    # Where aiohttp itself refuses a request, no middleware has seen it.
+    record = request.get(RECORD)
+    response.headers["x-request-id"] = record.id if record else uuid.uuid4().hex
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin and _allowed(origin, request):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.VARY] = hdrs.ORIGIN
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "x-request-id, retry-after"
+
+
+_LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+
+
+def _allowed(origin: str, request: web.Request) -> bool:
+    """This node's own pages, pages of this machine, and the origins the owner named."""
+    named = request.app[DESK].settings.cors_origins
+    own = origin.partition("://")[2] == request.host
+    return own or origin in named or "*" in named or bool(_LOCAL_ORIGIN.fullmatch(origin))
+
+
+@web.middleware
+async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Without this any page its owner visits could use the node: browsers send simple POSTs anywhere."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin and not _allowed(origin, request):
+        return error_answer(
+            Forbidden(f"pages of {origin} may not use this node; its owner allows them with --cors-origin")
+        )
+    if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+        headers = {
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE, OPTIONS",
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "*"),
+            hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
+        }
+        return web.Response(status=204, headers=headers)
+    return await handler(request)
+
+
+# A balancer has no key, and learns nothing here that needs one.
+_OPEN_PATHS = frozenset({"/healthcheck", "/ready"})
+
+
+@web.middleware
+async def _authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
+    key = request.app[DESK].settings.key
+    if key and request.path not in _OPEN_PATHS:
+        given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), key.encode()):
+            raise Unauthorized("this node wants its key: send 'Authorization: Bearer KEY'")
+    return await handler(request)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except ExoError as error:
+        record, metrics = request[RECORD], request.app[DESK].metrics
+        record.error = error.code
+        if METERED not in request:
+            metrics.refused(error.code)
+        if isinstance(error, EngineFailed):
+            log.error("request %s failed: %s", record.id, error.message, exc_info=error.__cause__)
+        return error_answer(error)
+    except web.HTTPException as error:
+        answer = error_answer(_from_http(request, error))
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer
+    except Exception:
+        log.exception("request %s met a defect of this program", request[RECORD].id)
+        return error_answer(
+            ExoError("this is a defect of exo, and its log has the details; please report it")
+        )
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> ExoError:
+    match error:
+        case web.HTTPNotFound():
+            return NotFound(f"there is no {request.path} here; /openapi.json lists what is")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return MethodNotAllowed(f"{request.path} takes {allowed}, not {request.method}")
+        case _:
+            raise error

@@ -1,0 +1,56 @@
+"""Listens, serves until told to stop, and stops without breaking off answers."""
+
+import asyncio
+import logging
+import os
+import socket
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
+
+from exo.errors import NotReady
+from exo.http.app import DESK
+
+log = logging.getLogger(__name__)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not what a client did: aiohttp logs a traceback for each that does not speak HTTP."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, BadHttpMessage | web.RequestPayloadError)
+
+
+_aiohttp_log = logging.getLogger("exo.http.aiohttp")
+_aiohttp_log.addFilter(_is_ours)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `NotReady` saying who to blame when the address cannot be had."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
+        )
+    except OSError as error:
+        raise NotReady(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; is another exo running? "
+            "--chatgpt-api-port picks another port"
+        ) from error
+
+
+async def serve(app: web.Application, sock: socket.socket, stop: asyncio.Event) -> None:
+    """Serves on the socket until `stop` is set; then takes nothing new, and lets answers end (see
+    `Desk.drain`). Closes the socket."""
+    # Cancelled when their client leaves, streamed or not: `respond` relies on it to let go of hardware.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=_aiohttp_log
+    )
+    await runner.setup()
+    site = web.SockSite(runner, sock)
+    await site.start()
+    try:
+        await stop.wait()
+        log.info("stopping: answers under way get %g s", app[DESK].settings.grace)
+        await site.stop()
+        await app[DESK].drain()
+    finally:
+        await runner.cleanup()

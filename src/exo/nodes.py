@@ -1,0 +1,42 @@
+"""Who is there, and what each says of itself."""
+
+import msgspec
+
+from exo.cards import ModelCard
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine a node runs on. `memory` is in bytes."""
+
+    name: str
+    cores: int
+    memory: int
+
+
+class Residence(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is in memory, or on its way in or out of it."""
+
+    model: str
+    state: str
+    bytes: int
+    slots: int
+    running: int
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One `exo` process: what it holds, what it has in memory, and how many requests wait there."""
+
+    id: str
+    url: str
+    version: str
+    device: Device
+    cards: tuple[ModelCard, ...]
+    loaded: tuple[Residence, ...]
+    waiting: int
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes as this one sees them."""
+
+    me: Node
+    peers: tuple[Node, ...] = ()

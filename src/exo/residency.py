@@ -1,0 +1,333 @@
+"""Which models are in memory, and whose turn it is.
+
+Theory of operation. Every request for this node stands in one queue, in order of arrival. `schedule.plan`
+looks at the queue and at what is in memory and says what may happen now: which requests start, which models
+are loaded, which are evicted. It is pure; `Residency` carries it out and asks again whenever something
+changed (a request came or left, a load or an unload ended). Nothing polls, and nothing is awaited while
+state is half changed: every change happens between two awaits on one event loop, so there is no lock.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from exo.cards import ModelCard
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.engine import Embedder, Engine, LoadedModel
+from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded
+from exo.schedule import Resident, State, plan
+
+log = logging.getLogger(__name__)
+
+Why: TypeAlias = Literal["evicted", "idle", "asked"]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`memory` in bytes for all models together; `waiting` requests at most in the queue; a model nobody
+    used for `idle_seconds` is unloaded (None: never)."""
+
+    memory: int
+    waiting: int = 64
+    idle_seconds: float | None = 300.0
+
+
+class Observer(Protocol):
+    """Is told what happened, as it happens. Must not raise and must not block."""
+
+    def started(self, model: str, queued_seconds: float) -> None: ...
+    def loaded(self, model: str, seconds: float) -> None: ...
+    def unloaded(self, model: str, why: Why) -> None: ...
+
+
+class _Ticket:
+    """A request's place in the queue; `turn` resolves to its model when it may start."""
+
+    def __init__(self, model: str, now: float) -> None:
+        self.model = model
+        self.since = now
+        self.turn: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
+
+
+class _Place:
+    """A model's place in memory, mutable; `snapshot` is what `plan` sees of it."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self.state: State = "loading"
+        self.model: LoadedModel | None = None
+        self.running = 0
+        self.used = 0
+        self.idle_since = 0.0
+
+    @property
+    def slots(self) -> int:
+        return self.model.slots if self.model else 0
+
+    def snapshot(self) -> Resident:
+        return Resident(self.memory, self.state, self.slots, self.running, self.used)
+
+
+class Residency:
+    """This machine as a `Responder`: loads what is asked for, evicts what is not, keeps the queue.
+
+    `shelf` maps model ids to their card and files; it is looked up at each request, so it may grow.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        shelf: Mapping[str, tuple[ModelCard, Path]],
+        limits: Limits,
+        observer: Observer,
+    ) -> None:
+        self._engines = engines
+        self._shelf = shelf
+        self._limits = limits
+        self._observer = observer
+        self._places: dict[str, _Place] = {}
+        self._waiting: list[_Ticket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._uses = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._mean_seconds = 1.0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        models = ", ".join(
+            f"{model} {place.state} {place.running}/{place.slots}" for model, place in self._places.items()
+        )
+        return f"<Residency [{models}] waiting {len(self._waiting)}>"
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def residents(self) -> Mapping[str, Resident]:
+        return {model: place.snapshot() for model, place in self._places.items()}
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        async with self._turn(request.model) as model, aclosing(model.respond(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        async with self._turn(request.model) as model:
+            if not isinstance(model, Embedder):
+                raise BadRequest(f"model '{request.model}' gives no embeddings", param="model")
+            return await model.embed(request)
+
+    async def load(self, model: str) -> None:
+        """Brings a model into memory, as a request for it would, and returns when it is there."""
+        async with self._turn(model):
+            pass
+
+    async def unload(self, model: str) -> None:
+        """Takes an idle model out of memory. Raises `NotReady` while requests run on it."""
+        place = self._places.get(model)
+        if place is None or place.state == "leaving":
+            return
+        if place.state == "loading" or place.running:
+            raise NotReady(f"model '{model}' is {'loading' if place.model is None else 'answering'}")
+        await asyncio.wait([self._unload(model, "asked")])
+
+    async def close(self) -> None:
+        """Refuses whoever waits, and unloads everything. The caller has no request running."""
+        self._closed = True
+        if self._idle_timer:
+            self._idle_timer.cancel()
+        for ticket in self._waiting:
+            _fail(ticket, NotReady("this node is shutting down"))
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ready = [model for model, place in self._places.items() if place.state == "ready"]
+        await asyncio.gather(*(self._unload(model, "asked") for model in ready), return_exceptions=True)
+
+    @asynccontextmanager
+    async def _turn(self, model: str) -> AsyncIterator[LoadedModel]:
+        """Waits in the queue and holds one of the model's slots for the body."""
+        self._admit(model)
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(model, loop.time())
+        self._waiting.append(ticket)
+        self._advance()
+        if not ticket.turn.done() and len(self._waiting) > self._limits.waiting:
+            self._waiting.remove(ticket)
+            raise Overloaded(
+                f"{self._limits.waiting} requests are waiting already", retry_after=self._expected_wait()
+            )
+        try:
+            loaded = await ticket.turn
+        except asyncio.CancelledError:
+            # Both may have happened in one turn of the loop: our turn came, and our caller left.
+            if ticket.turn.done() and not ticket.turn.cancelled() and not ticket.turn.exception():
+                self._release(model)
+            elif ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._advance()
+            raise
+        started = loop.time()
+        self._observer.started(model, started - ticket.since)
+        try:
+            yield loaded
+        finally:
+            self._mean_seconds += 0.2 * (loop.time() - started - self._mean_seconds)
+            self._release(model)
+
+    def _admit(self, model: str) -> None:
+        """Raises for a request that could never start."""
+        if self._closed:
+            raise NotReady("this node is shutting down")
+        if model not in self._shelf:
+            raise ModelNotFound(f"model '{model}' is not on this node", param="model")
+        card, _ = self._shelf[model]
+        if card.memory > self._limits.memory:
+            raise NotReady(
+                f"model '{model}' takes about {card.memory / 1e6:,.0f} MB and this node may use "
+                f"{self._limits.memory / 1e6:,.0f} MB; choose a smaller model or raise --memory",
+                param="model",
+            )
+
+    def _expected_wait(self) -> float:
+        slots = sum(place.slots for place in self._places.values()) or 1
+        return max(1.0, len(self._waiting) * self._mean_seconds / slots)
+
+    def _advance(self) -> None:
+        """Does all that may happen now."""
+        if self._closed:
+            return
+        # Cancelling a waiter cancels its future at once, some time before the waiter itself is back here.
+        self._waiting = [ticket for ticket in self._waiting if not ticket.turn.cancelled()]
+        queue = [ticket.model for ticket in self._waiting]
+        sizes = {model: self._shelf[model][0].memory for model in queue}
+        todo = plan(queue, self.residents, sizes, self._limits.memory)
+        for ticket in [self._waiting[position] for position in todo.start]:
+            self._waiting.remove(ticket)
+            self._start(ticket)
+        for model in todo.evict:
+            self._unload(model, "evicted")
+        for model in todo.load:
+            self._places[model] = _Place(self._shelf[model][0].memory)
+            self._spawn(self._load(model))
+        self._watch_idle()
+
+    def _start(self, ticket: _Ticket) -> None:
+        place = self._places[ticket.model]
+        assert place.model is not None, "plan starts requests on ready models only"
+        self._uses += 1
+        place.used = self._uses
+        place.running += 1
+        ticket.turn.set_result(place.model)
+
+    def _release(self, model: str) -> None:
+        place = self._places[model]
+        place.running -= 1
+        place.idle_since = asyncio.get_running_loop().time()
+        self._advance()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.critical("a defect in the residency", exc_info=error)
+
+    async def _load(self, model: str) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        place = self._places[model]
+        try:
+            card, files = self._shelf[model]
+            place.model = await self._engine_for(card).load(card, files)
+        except BaseException as error:
+            del self._places[model]
+            self._refuse(model, _as_exo_error(model, error))
+            if not isinstance(error, Exception):
+                raise
+            return
+        place.state = "ready"
+        place.idle_since = loop.time()
+        self._observer.loaded(model, loop.time() - began)
+        self._advance()
+
+    def _engine_for(self, card: ModelCard) -> Engine:
+        for engine in self._engines:
+            if card.format in engine.formats:
+                if why := engine.unavailable():
+                    raise EngineFailed(f"model '{card.id}' cannot be loaded: {why}")
+                return engine
+        raise EngineFailed(f"model '{card.id}' is {card.format}, which no engine enabled on this node loads")
+
+    def _refuse(self, model: str, error: ExoError) -> None:
+        """Everyone who waits for a load that failed fails with it; the next request tries anew."""
+        refused = [ticket for ticket in self._waiting if ticket.model == model]
+        self._waiting = [ticket for ticket in self._waiting if ticket.model != model]
+        for ticket in refused:
+            _fail(ticket, error)
+        self._advance()
+
+    def _unload(self, model: str, why: Why) -> asyncio.Task[None]:
+        self._places[model].state = "leaving"
+        return self._spawn(self._take_out(model, why))
+
+    async def _take_out(self, model: str, why: Why) -> None:
+        place = self._places[model]
+        assert place.model is not None, "only a ready model is unloaded"
+        try:
+            await place.model.unload()
+        except Exception:
+            log.exception("unloading %s failed; its memory may be lost until a restart", model)
+        finally:
+            del self._places[model]
+            self._observer.unloaded(model, why)
+            self._advance()
+
+    def _watch_idle(self) -> None:
+        """Arms one timer for the model that will have been idle too long first; none while all are busy."""
+        if self._idle_timer:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._limits.idle_seconds is None:
+            return
+        idle = [place.idle_since for place in self._places.values() if _is_idle(place)]
+        if idle:
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_at(min(idle) + self._limits.idle_seconds, self._unload_idle)
+
+    def _unload_idle(self) -> None:
+        assert self._limits.idle_seconds is not None
+        # A millisecond of grace: timers may fire that much early.
+        latest = asyncio.get_running_loop().time() - self._limits.idle_seconds + 0.001
+        for model, place in self._places.items():
+            if _is_idle(place) and place.idle_since <= latest:
+                self._unload(model, "idle")
+        self._watch_idle()
+
+
+def _is_idle(place: _Place) -> bool:
+    return place.state == "ready" and place.running == 0
+
+
+def _fail(ticket: _Ticket, error: ExoError) -> None:
+    if not ticket.turn.done():
+        ticket.turn.set_exception(error)
+
+
+def _as_exo_error(model: str, error: BaseException) -> ExoError:
+    if isinstance(error, ExoError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return NotReady("this node is shutting down")
+    log.error("loading %s failed", model, exc_info=error)
+    return EngineFailed(f"loading model '{model}' failed: {type(error).__name__}: {error}")

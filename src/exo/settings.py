@@ -1,0 +1,52 @@
+"""Everything that can be configured, as one value made once, from flags and environment, and handed down."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`keepalive` is the seconds of silence after which a stream gets a comment, `timeout` those after
+    which an answer has failed, `grace` those that answers under way get at shutdown. `max_body` is in
+    bytes. With a `key`, every request must carry it as a bearer token."""
+
+    host: str = "0.0.0.0"
+    port: int = 52415
+    timeout: float = 900.0
+    keepalive: float = 5.0
+    grace: float = 15.0
+    max_body: int = 8 << 20
+    cors_origins: tuple[str, ...] = ()
+    key: str | None = None
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request that leaves a choice open gets. `max_tokens` also caps what a request may ask."""
+
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    system_prompt: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's configuration.
+
+    `folders` are looked through for models, later ones winning. `engine` limits the node to one engine.
+    `memory` is in bytes for all models together; `waiting` requests may queue; `slots` run at once on a
+    model that can batch; `context` caps what models offer; a model idle for `idle_seconds` is unloaded
+    (None: never); those in `preload` are loaded at start.
+    """
+
+    http: HttpSettings = HttpSettings()
+    defaults: Defaults = Defaults()
+    node_id: str
+    folders: tuple[Path, ...]
+    engine: str | None = None
+    memory: int
+    waiting: int = 64
+    slots: int = 4
+    context: int | None = None
+    threads: int | None = None
+    idle_seconds: float | None = 300.0
+    preload: tuple[str, ...] = ()

@@ -1,0 +1,42 @@
+"""OpenAI's dialect without I/O: a server's side (`requests`, `answers`), a client's (`client`, `chunks`).
+
+Types are apart from both: `request_types` are what clients send, `answer_types` what they get.
+"""
+
+from exo.wire.openai.answers import (
+    ChatStream,
+    CompletionStream,
+    chat_answer,
+    completion_answer,
+    embeddings_answer,
+    model_answer,
+    models_answer,
+    total_usage,
+)
+from exo.wire.openai.calls import ChatCall, CompletionCall, EmbedCall
+from exo.wire.openai.chunks import ChunkReader
+from exo.wire.openai.client import encode_chat, encode_completion
+from exo.wire.openai.errors import decode_error, error_answer
+from exo.wire.openai.requests import decode_chat, decode_completion, decode_embeddings
+
+__all__ = [
+    "ChatCall",
+    "ChatStream",
+    "ChunkReader",
+    "CompletionCall",
+    "CompletionStream",
+    "EmbedCall",
+    "chat_answer",
+    "completion_answer",
+    "decode_chat",
+    "decode_completion",
+    "decode_embeddings",
+    "decode_error",
+    "embeddings_answer",
+    "encode_chat",
+    "encode_completion",
+    "error_answer",
+    "model_answer",
+    "models_answer",
+    "total_usage",
+]

@@ -1,0 +1,108 @@
+"""The contract of `engine.Responder`, put to every kind of responder there is.
+
+A new engine adds itself to `subjects.SUBJECTS` and passes, or is not done.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from exo.chat import Sampling, Text
+from exo.errors import ContextLengthExceeded
+from tests.contract.subjects import SUBJECTS, Subject
+from tests.doubles import answer, finished, reasoning, text
+
+
+@pytest.fixture(params=SUBJECTS)
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+    async with SUBJECTS[request.param](tmp_path) as subject:
+        yield subject
+
+
+async def test_an_answer_is_text_and_ends_once(subject: Subject) -> None:
+    deltas = await answer(subject.responder, subject.request())
+    usage = finished(deltas).usage
+    assert text(deltas)
+    assert usage.prompt_tokens > 0
+    assert usage.completion_tokens > 30
+
+
+async def test_nothing_happens_before_it_is_asked_for(subject: Subject) -> None:
+    unasked = [subject.responder.respond(subject.request()) for _ in range(subject.slots + 1)]
+    assert finished(await answer(subject.responder, subject.request()))
+    for generator in unasked:
+        await generator.aclose()
+
+
+async def test_max_tokens_cuts_the_answer(subject: Subject) -> None:
+    request = subject.request(sampling=Sampling(temperature=0, max_tokens=5))
+    end = finished(await answer(subject.responder, request))
+    assert end.reason == "length"
+    assert end.usage.completion_tokens == 5
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(subject: Subject) -> None:
+    whole = text(await answer(subject.responder, subject.request()))
+    stop = whole[10:14]
+    deltas = await answer(subject.responder, subject.request(stop=("nowhere in there", stop)))
+    assert text(deltas) == whole[: whole.index(stop)]
+    assert finished(deltas).reason == "stop"
+
+
+async def test_a_closed_answer_gives_its_slot_back(subject: Subject) -> None:
+    for _ in range(2 * subject.slots + 1):
+        async with aclosing(subject.responder.respond(subject.request())) as deltas:
+            assert isinstance(await anext(deltas), Text)
+    assert finished(await answer(subject.responder, subject.request()))
+
+
+async def test_a_cancelled_answer_gives_its_slot_back(subject: Subject) -> None:
+    for _ in range(2 * subject.slots + 1):
+        first = asyncio.Event()
+
+        async def read(first: asyncio.Event = first) -> None:
+            async with aclosing(subject.responder.respond(subject.request())) as deltas:
+                async for _ in deltas:
+                    first.set()
+                    await asyncio.Event().wait()
+
+        reader = asyncio.create_task(read())
+        await first.wait()
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+    assert finished(await answer(subject.responder, subject.request()))
+
+
+async def test_answers_at_once_are_the_answers_alone(subject: Subject) -> None:
+    questions = [f"Count from {n} to {n + 25}." for n in range(2 * subject.slots)]
+    alone = [text(await answer(subject.responder, subject.request(q))) for q in questions]
+    at_once = await asyncio.gather(*(answer(subject.responder, subject.request(q)) for q in questions))
+    assert [text(deltas) for deltas in at_once] == alone
+
+
+async def test_the_same_seed_gives_the_same_answer(subject: Subject) -> None:
+    request = subject.request(sampling=Sampling(temperature=1.5, seed=7, max_tokens=20))
+    first, second = [text(await answer(subject.responder, request)) for _ in range(2)]
+    assert first == second
+
+
+async def test_a_prompt_beyond_the_context_is_refused(subject: Subject) -> None:
+    with pytest.raises(ContextLengthExceeded, match="tokens long") as refused:
+        await answer(subject.responder, subject.request("word " * 5000))
+    assert refused.value.param == "messages"
+    assert finished(await answer(subject.responder, subject.request()))
+
+
+async def test_thinking_comes_before_the_answer_and_counts(subject: Subject) -> None:
+    if subject.model == "counting":
+        pytest.skip("a script without thoughts")
+    deltas = await answer(subject.responder, subject.request("What is 14 + 27?", thinking=True))
+    kinds = [type(delta).__name__ for delta in deltas]
+    assert kinds == sorted(kinds, key=["Reasoning", "Text", "Finished"].index)
+    assert "=" in reasoning(deltas)
+    assert "think>" not in reasoning(deltas) + text(deltas)
+    assert 0 < finished(deltas).usage.reasoning_tokens < finished(deltas).usage.completion_tokens

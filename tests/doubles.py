@@ -1,0 +1,89 @@
+"""Small stand-ins that several test files share."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from exo.cards import ModelCard
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Reasoning, Text
+from exo.engine import Embedder, Responder
+from exo.errors import BadRequest
+from exo.nodes import Cluster, Device, Node
+from exo.residency import Why
+from exo.routing import Route, choose
+
+# Models of a small machine, and the memory each takes; a budget of 8 holds two small ones or the big one.
+SIZES = {"a": 4, "b": 4, "c": 4, "big": 8}
+
+
+class SilentObserver:
+    """Keeps what a residency reports."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, model: str, queued_seconds: float) -> None:
+        self.events.append(("started", model))
+
+    def loaded(self, model: str, seconds: float) -> None:
+        self.events.append(("loaded", model))
+
+    def unloaded(self, model: str, why: Why) -> None:
+        self.events.append((why, model))
+
+
+def card(id: str, *, memory: int = 1, format: str = "script") -> ModelCard:
+    return ModelCard(id=id, format=format, context=4096, bytes=memory, memory=memory)  # type: ignore[arg-type]
+
+
+class _Served:
+    """A responder with what the HTTP side wants to know besides."""
+
+    def __init__(self, responder: Responder, cards: Sequence[ModelCard]) -> None:
+        self._responder = responder
+        self._cards = tuple(cards)
+
+    def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        return self._responder.respond(request)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        if not isinstance(self._responder, Embedder):
+            raise BadRequest("gives no embeddings", param="model")
+        return await self._responder.embed(request)
+
+    def cards(self) -> Sequence[ModelCard]:
+        return self._cards
+
+    def route(self, model: str) -> Route:
+        return choose(model, self.cluster())
+
+    def cluster(self) -> Cluster:
+        device = Device(name="test", cores=1, memory=1)
+        return Cluster(
+            me=Node(id="test", url="", version="0", device=device, cards=self._cards, loaded=(), waiting=0)
+        )
+
+
+def served(responder: Responder, *cards: ModelCard) -> _Served:
+    return _Served(responder, cards)
+
+
+async def answer(responder: Responder, request: ChatRequest) -> list[Delta]:
+    """All deltas of one answer."""
+    async with aclosing(responder.respond(request)) as deltas:
+        return [delta async for delta in deltas]
+
+
+def text(deltas: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in deltas if isinstance(delta, Text))
+
+
+def reasoning(deltas: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in deltas if isinstance(delta, Reasoning))
+
+
+def finished(deltas: Sequence[Delta]) -> Finished:
+    """The answer's end, which must come once and last."""
+    ends = [delta for delta in deltas if isinstance(delta, Finished)]
+    assert len(ends) == 1
+    assert ends[0] is deltas[-1]
+    return ends[0]
