@@ -14,7 +14,7 @@ import uvloop
 from bench.client import Stream
 from exo.chat import ChatRequest, Finished, Message, Sampling
 from exo.engine import LoadedModel
-from exo.engines.llamacpp import LlamaCppEngine, _start
+from exo.engines.llamacpp import LlamaCppEngine, default_threads, start_server
 from exo.engines.templates import ChatTemplate
 from exo.store import gguf
 from exo.store.catalogue import BUNDLED, read_card
@@ -23,7 +23,6 @@ DEMO = BUNDLED / "exo-demo" / "model.gguf"
 
 # What `exo serve` has by default.
 SLOTS, CONTEXT = 4, 8192
-_SMALL = 64 << 20
 
 
 class DirectEngine:
@@ -45,8 +44,8 @@ class DirectEngine:
         engine = LlamaCppEngine(slots=SLOTS, context=CONTEXT, threads=self._threads)
         self._loaded: LoadedModel = self._runner.run(engine.load(card, self._path))
         # The very options the engine gives it, so that only our own code is the difference.
-        threads = self._threads or (1 if card.bytes < _SMALL else None)
-        self._bare = _start(self._path, slots=SLOTS, context=card.context, threads=threads)
+        threads = self._threads or default_threads(card)
+        self._bare = start_server(self._path, slots=SLOTS, context=card.context, threads=threads)
         facts = gguf.read(self._path)
         self._template = ChatTemplate(str(facts["tokenizer.chat_template"]))
         return self

@@ -15,7 +15,8 @@ import exo
 from exo.engines import ENGINES, EngineOptions
 from exo.errors import ExoError
 from exo.http import openai_routes, service_routes
-from exo.http.app import Desk, build
+from exo.http.app import build
+from exo.http.desk import Desk
 from exo.http.server import listen, serve
 from exo.metrics import Metrics
 from exo.node import LocalNode

@@ -13,7 +13,8 @@ from exo.engine import Responder
 from exo.engines.llamacpp import LlamaCppEngine
 from exo.engines.scripted import Script, ScriptedModel
 from exo.http import openai_routes
-from exo.http.app import Desk, build
+from exo.http.app import build
+from exo.http.desk import Desk
 from exo.http.remote import Remote
 from exo.metrics import Metrics
 from exo.residency import Limits, Residency

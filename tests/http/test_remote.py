@@ -13,7 +13,8 @@ from exo.chat import ChatRequest, Message, Text
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel, Wait
 from exo.errors import BY_CODE, EngineFailed, ExoError, NotReady, Overloaded
 from exo.http import openai_routes
-from exo.http.app import Desk, build
+from exo.http.app import build
+from exo.http.desk import Desk
 from exo.http.remote import Remote
 from exo.metrics import Metrics
 from exo.settings import HttpSettings

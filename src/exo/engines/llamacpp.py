@@ -76,8 +76,8 @@ class LlamaCppEngine:
         facts = gguf.read(files)
         marks = _marks(files, facts)
         context = min(card.context, self._context or card.context)
-        threads = self._threads or (1 if card.bytes < _ONE_THREAD_BYTES else None)
-        start = partial(_start, files, slots=self._slots, context=context, threads=threads)
+        threads = self._threads or default_threads(card)
+        start = partial(start_server, files, slots=self._slots, context=context, threads=threads)
         model = LlamaCppModel(card, facts, marks, start, slots=self._slots, context=context)
         await model.start()
         return model
@@ -265,7 +265,14 @@ class LlamaCppModel:
         return EngineFailed(f"llama.cpp: {message}")
 
 
-def _start(path: Path, *, slots: int, context: int, threads: int | None, embeddings: bool = False) -> Any:
+def default_threads(card: ModelCard) -> int | None:
+    """CPU threads for a model when its owner sets none; None is llama.cpp's own choice."""
+    return 1 if card.bytes < _ONE_THREAD_BYTES else None
+
+
+def start_server(
+    path: Path, *, slots: int, context: int, threads: int | None, embeddings: bool = False
+) -> Any:
     """Starts one of llama.cpp's servers in this process. Blocks while the weights are read."""
     import xllamacpp
 

@@ -12,7 +12,8 @@ from aiohttp import web
 from exo.chat import ChatRequest, Delta, Usage
 from exo.errors import ExoError
 from exo.http.answers import Answers
-from exo.http.app import DESK, METERED, RECORD, Desk, body_of, json_answer
+from exo.http.app import METERED, RECORD, body_of, json_answer
+from exo.http.desk import DESK, Desk
 from exo.metrics import Answer
 from exo.wire import openai
 

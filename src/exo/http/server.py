@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from exo.errors import NotReady
-from exo.http.app import DESK
+from exo.http.desk import DESK
 
 log = logging.getLogger(__name__)
 

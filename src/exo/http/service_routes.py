@@ -6,7 +6,8 @@ import msgspec
 from aiohttp import web
 
 from exo.errors import NotReady
-from exo.http.app import DESK, json_answer
+from exo.http.app import json_answer
+from exo.http.desk import DESK
 from exo.metrics import CONTENT_TYPE
 from exo.wire import openapi
 

@@ -1,0 +1,87 @@
+"""What every handler is handed, and the work that a shutdown waits for."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from aiohttp import web
+
+from exo.cards import ModelCard
+from exo.engine import Embedder, Responder
+from exo.errors import ExoError, NotReady
+from exo.metrics import Metrics
+from exo.nodes import Cluster
+from exo.routing import Route
+from exo.settings import HttpSettings
+
+# Seconds for telling clients that their answers have failed.
+_LAST_WORDS = 1.0
+
+
+class Served(Responder, Embedder, Protocol):
+    """What is behind the HTTP side: this node, or whatever answers like one."""
+
+    def cards(self) -> Sequence[ModelCard]: ...
+    def cluster(self) -> Cluster: ...
+    def route(self, model: str) -> Route: ...
+
+
+class Desk:
+    """Under `DESK` in the application. `ready` says why the node cannot serve, or None where it can."""
+
+    def __init__(
+        self, served: Served, metrics: Metrics, settings: HttpSettings, ready: Callable[[], str | None]
+    ) -> None:
+        self.served = served
+        self.metrics = metrics
+        self.settings = settings
+        self._ready = ready
+        self._under_way: set[Callable[[ExoError], None]] = set()
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
+        self.draining = False
+
+    def why_not_ready(self) -> str | None:
+        """Why this node cannot serve a chat now; None where it can."""
+        return "this node is shutting down" if self.draining else self._ready()
+
+    @contextmanager
+    def under_way(self, fail: Callable[[ExoError], None]) -> Iterator[None]:
+        """Marks work that a shutdown waits for, and then ends by calling `fail`."""
+        if self.draining:
+            raise NotReady("this node is shutting down")
+        self._under_way.add(fail)
+        self._none_under_way.clear()
+        try:
+            yield
+        finally:
+            self._under_way.discard(fail)
+            if not self._under_way:
+                self._none_under_way.set()
+
+    async def drain(self) -> None:
+        """Takes no more requests and gives those under way the grace time; then fails what is left.
+
+        A client that does not read cannot be told, and is not waited for any longer.
+        """
+        self.draining = True
+        if not await self._emptied(self.settings.grace):
+            self.abandon()
+            await self._emptied(_LAST_WORDS)
+
+    def abandon(self) -> None:
+        """Fails what is under way."""
+        for fail in list(self._under_way):
+            fail(NotReady("this node is shutting down"))
+
+    async def _emptied(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._none_under_way.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+DESK = web.AppKey("desk", Desk)
