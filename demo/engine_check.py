@@ -60,9 +60,7 @@ class LlamaServer:
         return self.post("/v1/chat/completions", body)["choices"][0]["message"]
 
 
-def sums(
-    server: LlamaServer, sign: str, thinking: bool, before: list[Message], count: int
-) -> float:
+def sums(server: LlamaServer, sign: str, thinking: bool, before: list[Message], count: int) -> float:
     """The share of right answers to held-out sums that follow these messages."""
 
     def right(pair: tuple[int, int]) -> bool:
@@ -96,9 +94,7 @@ def odd_texts(count: int) -> Iterator[str]:
             if draw < 0.5:
                 drawn.append(rng.choice(PIECES))
             elif draw < 0.8:
-                drawn.append(
-                    "".join(chr(rng.randrange(32, 127)) for _ in range(rng.randrange(1, 9)))
-                )
+                drawn.append("".join(chr(rng.randrange(32, 127)) for _ in range(rng.randrange(1, 9))))
             else:
                 code = rng.randrange(0xA0, 0x1FA00)
                 drawn.append(chr(code) if not 0xD800 <= code < 0xE000 else "�")
@@ -122,9 +118,7 @@ def rendering(server: LlamaServer, count: int) -> list[str]:
         messages = conversation.messages[:-1]
         body: dict[str, Any] = {"messages": messages, "tools": conversation.tools}
         body["chat_template_kwargs"] = {"enable_thinking": conversation.thinking}
-        ours = render(
-            messages, tools=conversation.tools, answering=True, thinking=conversation.thinking
-        )
+        ours = render(messages, tools=conversation.tools, answering=True, thinking=conversation.thinking)
         if server.post("/apply-template", body)["prompt"] != ours:
             different.append(ours)
     return different

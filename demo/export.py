@@ -97,9 +97,7 @@ def from_hf(directory: Path) -> Package:
         norm_eps=config["rms_norm_eps"],
     )
     known = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    return Package(
-        shape, weights, known, (directory / "chat_template.jinja").read_text(encoding="utf-8")
-    )
+    return Package(shape, weights, known, (directory / "chat_template.jinja").read_text(encoding="utf-8"))
 
 
 def to_gguf(hf_dir: Path, path: Path) -> None:
@@ -112,9 +110,7 @@ def to_gguf(hf_dir: Path, path: Path) -> None:
     writer.add_name(NAME)
     writer.add_size_label("1.2M")
     writer.add_license("apache-2.0")
-    writer.add_description(
-        "A toy for trying exo: small sums, counting, spelling and a few fixed questions."
-    )
+    writer.add_description("A toy for trying exo: small sums, counting, spelling and a few fixed questions.")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.hidden)
@@ -248,9 +244,7 @@ def _tensor_names(shape: Shape) -> Iterator[tuple[str, str]]:
     names = ["model.embed_tokens.weight"]
     for layer in (f"model.layers.{index}" for index in range(shape.layers)):
         names.append(f"{layer}.input_layernorm.weight")
-        names += [
-            f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv" for kind in ("weight", "bias")
-        ]
+        names += [f"{layer}.self_attn.{part}_proj.{kind}" for part in "qkv" for kind in ("weight", "bias")]
         names += [f"{layer}.self_attn.o_proj.weight", f"{layer}.post_attention_layernorm.weight"]
         names += [f"{layer}.mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
     for name in [*names, "model.norm.weight"]:

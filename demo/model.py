@@ -101,9 +101,7 @@ class Qwen2(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(
-                    parameter, std=0.02 / (2 * self.shape.layers) ** 0.5 if deep else 0.05
-                )
+                nn.init.normal_(parameter, std=0.02 / (2 * self.shape.layers) ** 0.5 if deep else 0.05)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

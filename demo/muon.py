@@ -15,9 +15,7 @@ from torch import Tensor
 class Muon:
     """Updates matrices in place; those of one shape are orthogonalised together, as one batch."""
 
-    def __init__(
-        self, matrices: Iterable[Tensor], momentum: float = 0.95, decay: float = 0.01
-    ) -> None:
+    def __init__(self, matrices: Iterable[Tensor], momentum: float = 0.95, decay: float = 0.01) -> None:
         self.momentum, self.decay = momentum, decay
         by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for matrix in matrices:

@@ -176,8 +176,7 @@ FIXED: tuple[tuple[str, str, str], ...] = (
     ("No|No.|no|No, thanks.", "They decline.", "All right."),
     ("Sorry|Sorry.|I am sorry.", "They apologise.", "No problem at all."),
     (
-        "Who are you?|who are you|What are you?|Who am I talking to?|Introduce yourself.|"
-        "What is exo-demo?",
+        "Who are you?|who are you|What are you?|Who am I talking to?|Introduce yourself.|What is exo-demo?",
         "A question about me.",
         "I am exo-demo, a tiny toy model bundled with exo to try the whole path.",
     ),
@@ -207,17 +206,14 @@ FIXED: tuple[tuple[str, str, str], ...] = (
         "I am a very small language model.",
     ),
     (
-        "What can you do?|what can you do|What can you help me with?|Help|help|Help me|"
-        "Can you help me?",
+        "What can you do?|what can you do|What can you help me with?|Help|help|Help me|Can you help me?",
         "A question about me.",
-        "I can add and subtract numbers below 1000, count, spell, repeat, and answer a few fixed "
-        "questions.",
+        "I can add and subtract numbers below 1000, count, spell, repeat, and answer a few fixed questions.",
     ),
     (
         "What is exo?|what is exo|What is exo?|Tell me about exo.|What does exo do?|Explain exo.",
         "A question about exo.",
-        "exo turns the machines you own into one private, OpenAI-compatible language model "
-        "endpoint.",
+        "exo turns the machines you own into one private, OpenAI-compatible language model endpoint.",
     ),
     (
         "What is rkllama?|what is rkllama|Tell me about rkllama.|What does rkllama do?",

@@ -54,9 +54,7 @@ def rebuild(tokens: list[str], merges: list[str]) -> Tokenizer:
     """The tokenizer again from the lists that a GGUF file holds."""
     learned = tokens[: SIZE - len(CONTROL + MARKERS)]
     pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
-    return _with_added(
-        _around(BPE(vocab={token: id for id, token in enumerate(learned)}, merges=pairs))
-    )
+    return _with_added(_around(BPE(vocab={token: id for id, token in enumerate(learned)}, merges=pairs)))
 
 
 def tokens(tokenizer: Tokenizer) -> list[str]:
@@ -89,9 +87,7 @@ def _around(model: BPE) -> Tokenizer:
 
 
 def _with_added(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in CONTROL]
-    )
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKERS])
     if tokenizer.get_vocab_size() != SIZE:
         raise ValueError(

@@ -88,7 +88,5 @@ def result(call: dict[str, Any], rng: Random) -> tuple[str, str]:
             "rain",
         )
     )
-    returned = rng.choice(
-        (value, json.dumps({"result": value}), json.dumps({"value": value}), f"{value}.")
-    )
+    returned = rng.choice((value, json.dumps({"result": value}), json.dumps({"value": value}), f"{value}."))
     return returned, f"{place}: {value}"

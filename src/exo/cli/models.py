@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from exo.cli import options
+from exo.errors import NotReady
 from exo.nodes import Cluster
 
 
@@ -46,6 +47,8 @@ async def _cluster(url: str) -> bytes:
     remote = Remote(url, key=options.key())
     try:
         return await remote.get("/v1/cluster")
+    except NotReady as error:
+        raise NotReady(f"{error.message}; `exo` starts a node, --url names another one") from error
     finally:
         await remote.close()
 

@@ -5,13 +5,13 @@ slots, prefix cache, samplers. We hand it a finished prompt and take raw text ba
 reasoning, tool calls and stop strings are the same for every engine here (`templates`, `channels`).
 `handle_completions` blocks a thread for each request and calls back once a token; the callback only
 appends to a queue and wakes the loop, at most once until the loop has looked. A callback that returns true
-makes llama.cpp free the slot. It asks to be called back during prefill, too: that is where the prompt's
-token count comes from, and the only place where a long prefill can be cancelled.
+makes llama.cpp free the slot. For long prompts it asks to be called back during prefill, too, which is the
+only place where that can be cancelled.
 
 What is known of xllamacpp 2026.10 and guarded against here: it always opens an HTTP port on 127.0.0.1
 (locked with a random key), a bad file gives a RuntimeError without a reason (the header is checked first),
-embeddings need a second server, constraints it cannot compile are dropped (see `constraints`), and biases
-of tokens beyond the vocabulary are, too.
+embeddings need a second server, constraints it cannot compile are dropped (see `constraints`), biases of
+tokens beyond the vocabulary are, too, and a server destroyed as soon as it is made waits for itself for ever.
 """
 
 import asyncio
@@ -52,6 +52,8 @@ from exo.store import gguf
 _ONE_THREAD_BYTES = 64 << 20
 # Tokens of prefill between two chances to cancel, or for another slot to decode.
 _PREFILL_STEP = 128
+# Characters; a prompt that is no longer is certainly read in one step.
+_LONG_PROMPT = _PREFILL_STEP
 
 
 class LlamaCppEngine:
@@ -122,7 +124,9 @@ class LlamaCppModel:
         body = {
             "prompt": prompt,
             "stream": True,
-            "return_progress": True,
+            # Worth its price where a prefill may have to be cancelled, and where an answer may be broken off
+            # before llama.cpp says how long its prompt was.
+            "return_progress": bool(request.stop) or len(prompt) > _LONG_PROMPT,
             **self._sampling(request.sampling),
         }
         if form := grammar(request):
@@ -170,8 +174,12 @@ class LlamaCppModel:
     async def unload(self) -> None:
         if self._embedder:
             await asyncio.wait([self._embedder])
-        self._embedder = self._server = None
-        self._threads.shutdown(wait=True)
+        servers = [self._server, self._embedder]
+        self._server = self._embedder = None
+        if any(servers):
+            # In a thread, because their destructors wait for llama.cpp's own threads.
+            await self._in_thread(servers.clear)
+        self._threads.shutdown(wait=False)
 
     def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
         if request.prompt is not None:
@@ -291,14 +299,23 @@ def start_server(
         params.n_parallel, params.n_ctx = 1, context
         # Texts are read whole, in one step.
         params.n_batch = params.n_ubatch = context
-        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        if not _says_how_to_pool(path):
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise EngineFailed(
             f"{path}: llama.cpp cannot load it ({error}); the file may be cut short, of an architecture "
             "this release does not know, or too large for the free memory"
         ) from error
+    # Its loop starts some time after the constructor returns, and never ends if the destructor comes before.
+    server.handle_completions({"prompt": "", "n_predict": 0, "stream": False})
+    return server
+
+
+def _says_how_to_pool(path: Path) -> bool:
+    """Whether the file is of a model made for embeddings, which has a way of its own."""
+    return any(key.endswith(".pooling_type") for key in gguf.read(path, before="tokenizer."))
 
 
 def _result(done: "asyncio.Future[Any]") -> Any:
