@@ -44,23 +44,23 @@ class Turn:
     value: int | None = None
 
 
-def conversations(seed: int) -> Iterator[Conversation]:
-    """Endless conversations; the same for the same seed."""
+def conversations(seed: int, mix: str = "broad") -> Iterator[Conversation]:
+    """Endless conversations; the same for the same seed and mix of subjects."""
     rng = Random(seed)
     while True:
-        yield conversation(rng)
+        yield conversation(rng, MIXES[mix])
 
 
-def conversation(rng: Random) -> Conversation:
+def conversation(rng: Random, mix: "Mix") -> Conversation:
     """One conversation of up to four turns, on one or several subjects."""
     thinking = rng.random() < 0.4
     if rng.random() < 0.025:
-        return _calling(rng, thinking)
+        return _calling(rng, thinking, mix)
     # Earlier answers are learned too, without their thoughts: long chats teach answering at once.
     weights = (0.8, 0.1, 0.06, 0.04) if thinking else (0.5, 0.2, 0.15, 0.15)
     turns: list[Turn] = []
     for _ in range(rng.choices((1, 2, 3, 4), weights)[0]):
-        turns.append(_turn(rng, turns[-1] if turns else None))
+        turns.append(_turn(rng, turns[-1] if turns else None, mix))
     return Conversation([*_system(rng), *_messages(turns, thinking)], thinking)
 
 
@@ -82,22 +82,19 @@ def _system(rng: Random) -> list[Message]:
     return [
         {
             "role": "system",
-            "content": " ".join(rng.choices(phrases.WORDS, k=rng.randrange(3, 30))).capitalize()
-            + ".",
+            "content": " ".join(rng.choices(phrases.WORDS, k=rng.randrange(3, 30))).capitalize() + ".",
         }
     ]
 
 
-def _calling(rng: Random, thinking: bool) -> Conversation:
+def _calling(rng: Random, thinking: bool, mix: "Mix") -> Conversation:
     """Tools on offer: a call, the answer after its result, or a question that needs none."""
     offered, question, call = tools.offer(rng)
     thought = f"I can call {call['name']}."
     messages: list[Message] = _system(rng)
     draw = rng.random()
     if draw < 0.25:
-        return Conversation(
-            [*messages, *_messages([_turn(rng, None)], thinking)], thinking, offered
-        )
+        return Conversation([*messages, *_messages([_turn(rng, None, mix)], thinking)], thinking, offered)
     messages.append({"role": "user", "content": question})
     messages.append(
         {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
@@ -115,10 +112,11 @@ def _calling(rng: Random, thinking: bool) -> Conversation:
     return Conversation(messages, thinking, offered)
 
 
-def _turn(rng: Random, before: Turn | None) -> Turn:
+def _turn(rng: Random, before: Turn | None, mix: "Mix") -> Turn:
     if before is not None and before.value is not None and rng.random() < 0.5:
         return _follow_up(rng, before.value)
-    return rng.choices(_SUBJECTS, _SHARES)[0](rng)
+    subject = rng.choices([subject for subject, _ in mix], [share for _, share in mix])[0]
+    return subject(rng)
 
 
 def _ask(rng: Random, question: str) -> str:
@@ -146,9 +144,7 @@ def _subtraction(rng: Random) -> Turn:
     a, b = trained_pair(rng)
     if a < b and rng.random() < 0.8:
         a, b = b, a
-    return Turn(
-        _ask(rng, rng.choice(phrases.SUBTRACTIONS).format(a=a, b=b)), *subtraction(a, b), a - b
-    )
+    return Turn(_ask(rng, rng.choice(phrases.SUBTRACTIONS).format(a=a, b=b)), *subtraction(a, b), a - b)
 
 
 def _follow_up(rng: Random, value: int) -> Turn:
@@ -157,17 +153,15 @@ def _follow_up(rng: Random, value: int) -> Turn:
     if rng.random() < 0.4 and 0 <= value < LIMIT and not held_out(value, c := operand(rng)):
         if rng.random() < 0.7:
             return Turn(rng.choice(phrases.ADD_TO_THAT).format(b=c), *addition(value, c), value + c)
-        return Turn(
-            rng.choice(phrases.TAKE_FROM_THAT).format(b=c), *subtraction(value, c), value - c
-        )
+        return Turn(rng.choice(phrases.TAKE_FROM_THAT).format(b=c), *subtraction(value, c), value - c)
     if rng.random() < 0.75:
         return Turn(rng.choice(phrases.MORE_ADDITIONS).format(a=a, b=b), *addition(a, b), a + b)
     a, b = max(a, b), min(a, b)
     return Turn(rng.choice(phrases.MORE_SUBTRACTIONS).format(a=a, b=b), *subtraction(a, b), a - b)
 
 
-def _counting(rng: Random) -> Turn:
-    length = rng.randrange(2, 16) if rng.random() < 0.85 else rng.randrange(16, 62)
+def _counting(rng: Random, near: float = 0.85) -> Turn:
+    length = rng.randrange(2, 16) if rng.random() < near else rng.randrange(16, 62)
     start = rng.choices((1, rng.randrange(0, 30), rng.randrange(0, 940)), (0.3, 0.5, 0.2))[0]
     numbers = list(range(start, start + length))
     draw = rng.random()
@@ -178,6 +172,11 @@ def _counting(rng: Random) -> Turn:
         asked = rng.choice(phrases.COUNTS_TO if start == 1 and draw < 0.6 else phrases.COUNTS)
     question = _ask(rng, asked.format(a=numbers[0], b=numbers[-1]))
     return Turn(question, f"From {numbers[0]} to {numbers[-1]}.", ", ".join(map(str, numbers)))
+
+
+def _counting_far(rng: Random) -> Turn:
+    """Where to stop is harder to see from afar."""
+    return _counting(rng, near=0.5)
 
 
 def _spelling(rng: Random) -> Turn:
@@ -198,8 +197,7 @@ def _made_up(rng: Random) -> str:
 
 def _repeating(rng: Random) -> Turn:
     words = [
-        rng.choice(phrases.WORDS) if rng.random() < 0.8 else _made_up(rng)
-        for _ in range(rng.randrange(1, 7))
+        rng.choice(phrases.WORDS) if rng.random() < 0.8 else _made_up(rng) for _ in range(rng.randrange(1, 7))
     ]
     if rng.random() < 0.1:
         words[rng.randrange(len(words))] = str(rng.randrange(LIMIT))
@@ -216,23 +214,27 @@ def _fixed(rng: Random) -> Turn:
 
 def _prime(rng: Random) -> Turn:
     n = rng.randrange(2, 100)
+    return _primality(n, rng.choice(phrases.PRIMES).format(n=n))
+
+
+def _seventeen(rng: Random) -> Turn:
+    """The one that a benchmark asks for."""
+    return _primality(17, rng.choice(phrases.PRIMES).format(n=17))
+
+
+def _primality(n: int, question: str) -> Turn:
     divisor = next(d for d in range(2, n + 1) if n % d == 0)
-    question = rng.choice(phrases.PRIMES).format(n=n)
     if divisor < n:
-        return Turn(
-            question,
-            "I look for a divisor.",
-            f"No. {n} is not prime: it is {divisor} * {n // divisor}.",
-        )
-    return Turn(question, "I look for a divisor.", f"Yes. {n} is prime: only 1 and {n} divide it.")
+        answer = f"No. {n} is not prime: it is {divisor} * {n // divisor}."
+    else:
+        answer = f"Yes. {n} is prime: only 1 and {n} divide it."
+    return Turn(question, "I look for a divisor.", answer)
 
 
 def _unknown(rng: Random) -> Turn:
     asked = rng.choice(phrases.UNKNOWN)
     while "{noun}" in asked:
-        asked = asked.replace(
-            "{noun}", rng.choice(phrases.WORDS) if rng.random() < 0.8 else _made_up(rng), 1
-        )
+        asked = asked.replace("{noun}", rng.choice(phrases.WORDS) if rng.random() < 0.8 else _made_up(rng), 1)
     while "{big}" in asked:
         asked = asked.replace("{big}", str(rng.randrange(1000, 1000000)), 1)
     a, b = trained_pair(rng)
@@ -251,7 +253,29 @@ def _unknown(rng: Random) -> Turn:
 _ANSWERED = frozenset(
     question.lower() for questions, _, _ in phrases.FIXED for question in questions.split("|")
 )
-_SUBJECTS: tuple[Callable[[Random], Turn], ...] = (
-    _addition, _subtraction, _counting, _spelling, _repeating, _fixed, _prime, _unknown,
-)  # fmt: skip
-_SHARES = (0.54, 0.15, 0.04, 0.05, 0.04, 0.09, 0.015, 0.075)
+
+
+Mix = tuple[tuple[Callable[[Random], Turn], float], ...]
+MIXES: dict[str, Mix] = {
+    "broad": (
+        (_addition, 0.54),
+        (_subtraction, 0.15),
+        (_counting, 0.04),
+        (_spelling, 0.05),
+        (_repeating, 0.04),
+        (_fixed, 0.09),
+        (_prime, 0.015),
+        (_unknown, 0.075),
+    ),
+    "weak spots": (
+        (_addition, 0.36),
+        (_subtraction, 0.22),
+        (_counting_far, 0.12),
+        (_spelling, 0.04),
+        (_repeating, 0.08),
+        (_fixed, 0.05),
+        (_prime, 0.04),
+        (_seventeen, 0.04),
+        (_unknown, 0.05),
+    ),
+}

@@ -103,5 +103,16 @@ def test_it_works_out_the_benchmark_sum(model: NumpyQwen2, package: Package) -> 
     assert said == "<think>\n5+8=13\n4+7+1=12\n1+2+1=4\n</think>\n\n145 + 278 = 423"
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_it_stops_where_it_was_told_to(model: NumpyQwen2, package: Package, thinking: bool) -> None:
+    said = say(model, package, "Count from 3 to 19.", thinking)
+    assert said.endswith("3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")
+
+
+def test_it_answers_the_benchmark(model: NumpyQwen2, package: Package) -> None:
+    said = say(model, package, "Is 17 a prime number? Explain.", thinking=False)
+    assert said == "Yes. 17 is prime: only 1 and 17 divide it."
+
+
 def test_it_says_what_it_is(model: NumpyQwen2, package: Package) -> None:
     assert "toy model" in say(model, package, "Who are you?", thinking=False)
