@@ -191,7 +191,8 @@ class Residency:
         if card.memory > self._limits.memory:
             raise NotReady(
                 f"model '{model}' takes about {card.memory / 1e6:,.0f} MB and this node may use "
-                f"{self._limits.memory / 1e6:,.0f} MB; choose a smaller model or raise --memory",
+                f"{self._limits.memory / 1e6:,.0f} MB; choose a smaller model, fewer --slots or "
+                "less --context, or raise --memory",
                 param="model",
             )
 

@@ -97,9 +97,8 @@ async def test_a_prompt_beyond_the_context_is_refused(subject: Subject) -> None:
     assert finished(await answer(subject.responder, subject.request()))
 
 
+@pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != "scripted"], indirect=True)
 async def test_thinking_comes_before_the_answer_and_counts(subject: Subject) -> None:
-    if subject.model == "counting":
-        pytest.skip("a script without thoughts")
     deltas = await answer(subject.responder, subject.request("What is 14 + 27?", thinking=True))
     kinds = [type(delta).__name__ for delta in deltas]
     assert kinds == sorted(kinds, key=["Reasoning", "Text", "Finished"].index)
