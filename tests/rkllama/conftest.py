@@ -9,7 +9,6 @@ import pytest
 
 from rkllama.abi import Release
 from tests.rkllama.cheader import header
-from tests.standin.conftest import build, file_for  # noqa: F401  (fixtures: the stand-in and its models)
 
 SCRIPTED = Path(__file__).with_name("scripted.c")
 Compile = Callable[..., Path]

@@ -13,7 +13,7 @@ import pytest
 from rkllama.abi import ALL, CALLBACKS, FUNCTIONS, RECORDS, Release, declarations
 from tests.rkllama.cheader import header
 
-TABLES = {path.stem.removeprefix("abi_"): path for path in Path(__file__).with_name("abi").glob("*.json")}
+TABLES = {path.stem.removeprefix("abi_"): path for path in (Path(__file__).parents[1] / "abi").glob("*.json")}
 
 AARCH64_CC, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 

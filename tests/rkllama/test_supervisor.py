@@ -14,7 +14,6 @@ from exo.chat import Sampling
 from exo.errors import EngineFailed, ExoError, NotReady
 from rkllama.asks import Ask, Finished, Options, Prompt, Token
 from rkllama.supervisor import ModelProcess
-from tests.standin.conftest import build, file_for  # noqa: F401  (fixtures)
 
 RELEASES = ("1.1.4", "1.2.0", "1.2.3", "1.3.0")
 SUM = Ask(inputs=(Prompt("What is 12 + 7?"),))
@@ -25,7 +24,7 @@ Start = Callable[..., Awaitable[ModelProcess]]
 
 
 @pytest.fixture
-async def start(build: Path, file_for: Callable[..., Path]) -> AsyncIterator[Start]:  # noqa: F811
+async def start(build: Path, file_for: Callable[..., Path]) -> AsyncIterator[Start]:
     """Starts processes, and sees to it that none is left."""
     started: list[ModelProcess] = []
 
@@ -151,7 +150,7 @@ async def test_a_failed_load_says_why_and_leaves_nothing(start: Start, fault: st
         await start(STANDIN_FAULT=fault)
 
 
-async def test_a_missing_library_is_named(file_for: Callable[..., Path], tmp_path: Path) -> None:  # noqa: F811
+async def test_a_missing_library_is_named(file_for: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(NotReady, match=r"nothing\.so"):
         await ModelProcess.start(Options(model=file_for("1.2.3")), tmp_path / "nothing.so")
 

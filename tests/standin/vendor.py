@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ABI = Path(__file__).parent / "abi"
+ABI = Path(__file__).parents[1] / "abi"
 RELEASES = ("1.1.4", "1.2.0", "1.2.3", "1.3.0")
 NORMAL, WAITING, FINISH, ERROR, OLD_HIDDEN = range(5)
 GENERATE, HIDDEN, LOGITS = range(3)
