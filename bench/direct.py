@@ -15,7 +15,7 @@ from bench.client import Stream
 from exo.chat import ChatRequest, Finished, Message, Sampling
 from exo.engine import LoadedModel
 from exo.engines.llamacpp import LlamaCppEngine, default_threads, start_server
-from exo.engines.templates import ChatTemplate
+from exo.generation.templates import ChatTemplate
 from exo.store import gguf
 from exo.store.catalogue import BUNDLED, read_card
 

@@ -43,9 +43,9 @@ from exo.chat import (
     Usage,
 )
 from exo.engine import LoadedModel
-from exo.engines.constraints import grammar
-from exo.engines.templates import ChatTemplate
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ExoError
+from exo.generation.constraints import grammar
+from exo.generation.templates import ChatTemplate
 from exo.store import gguf
 
 # Below this size a second thread costs more in hand-overs than it computes.

@@ -1,8 +1,8 @@
 import pytest
 
 from exo.chat import ChatRequest, Message, Tool, ToolCall
-from exo.engines.templates import ChatTemplate
 from exo.errors import BadRequest, EngineFailed
+from exo.generation.templates import ChatTemplate
 
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
 SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
