@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from exo.cards import ModelCard
+from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Reasoning, Text
 from exo.engine import Embedder, Responder
 from exo.errors import BadRequest
@@ -50,11 +50,30 @@ class _Served:
             raise BadRequest("gives no embeddings", param="model")
         return await self._responder.embed(request)
 
-    def cards(self) -> Sequence[ModelCard]:
+    async def cards(self) -> Sequence[ModelCard]:
         return self._cards
 
-    def route(self, model: str) -> Route:
+    async def route(self, model: str) -> Route:
         return choose(model, self.cluster())
+
+    async def load(self, model: str, client: str = "") -> None:
+        raise BadRequest("is loaded")
+
+    async def unload(self, model: str) -> None:
+        raise BadRequest("stays loaded")
+
+    def keep(self, model: str, seconds: float | None) -> None:
+        raise BadRequest("stays loaded")
+
+    async def delete(self, model: str) -> None:
+        raise BadRequest("stays here")
+
+    def create(self, model: str, recipe: Recipe) -> None:
+        raise BadRequest("is not made here")
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        raise BadRequest("is not downloaded")
+        yield
 
     def cluster(self) -> Cluster:
         device = Device(name="test", cores=1, memory=1)

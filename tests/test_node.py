@@ -1,9 +1,11 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from exo.chat import ChatRequest, Message, Sampling
+from exo.cards import ModelCard
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message, Sampling, Text
 from exo.engines.scripted import ScriptedEngine
 from exo.errors import BadRequest, ModelNotFound
 from exo.node import LocalNode, complete
@@ -11,7 +13,7 @@ from exo.nodes import Device
 from exo.residency import Limits, Residency
 from exo.settings import Defaults
 from exo.store.catalogue import Catalogue
-from tests.doubles import SilentObserver, answer, text
+from tests.doubles import SilentObserver, answer, card, text
 
 HI = Message("user", "hi")
 
@@ -50,7 +52,7 @@ async def test_it_says_what_it_has_in_memory(node: LocalNode, tmp_path: Path) ->
 
 def test_what_a_request_leaves_open_is_filled_in() -> None:
     defaults = Defaults(model="m", temperature=0.5, max_tokens=10, system_prompt="Be brief.")
-    done = complete(ChatRequest(model="", messages=(HI,)), defaults)
+    done = complete(ChatRequest(model="", messages=(HI,)), card("m"), defaults)
     assert done.model == "m"
     assert done.messages == (Message("system", "Be brief."), HI)
     assert (done.sampling.temperature, done.sampling.max_tokens) == (0.5, 10)
@@ -63,14 +65,84 @@ def test_what_a_request_says_is_kept_but_for_the_cap() -> None:
         messages=(Message("system", "Be long."), HI),
         sampling=Sampling(temperature=0.0, max_tokens=99),
     )
-    done = complete(asked, defaults)
+    done = complete(asked, card("mine"), defaults)
     assert (done.model, done.messages) == ("mine", asked.messages)
     assert (done.sampling.temperature, done.sampling.max_tokens) == (0.0, 10)
 
 
 def test_no_defaults_change_nothing() -> None:
     asked = ChatRequest(model="mine", messages=(HI,), sampling=Sampling(max_tokens=99))
-    assert complete(asked, Defaults()) == asked
+    assert complete(asked, card("mine"), Defaults()) == asked
+
+
+def test_the_models_own_defaults_go_before_the_nodes() -> None:
+    own = msgspec.structs.replace(
+        card("m"), sampling=Sampling(temperature=0.2, top_k=7), system="Be kind.", thinking=False
+    )
+    defaults = Defaults(temperature=0.5, system_prompt="Be brief.")
+    done = complete(ChatRequest(model="m", messages=(HI,), sampling=Sampling(top_k=1)), own, defaults)
+    assert done.messages[0] == Message("system", "Be kind.")
+    assert done.sampling == Sampling(temperature=0.2, top_k=1)
+    assert done.thinking is False
+
+
+def test_a_prompt_without_template_gets_no_thinking_switch() -> None:
+    own = msgspec.structs.replace(card("m"), thinking=True)
+    assert complete(ChatRequest(model="m", prompt="1 + 1 ="), own, Defaults()).thinking is None
+
+
+class _Elsewhere:
+    """An upstream that knows `cards` once it was asked."""
+
+    def __init__(self, *cards: ModelCard) -> None:
+        self._cards = cards
+        self.cards: tuple[ModelCard, ...] = ()
+
+    def __repr__(self) -> str:
+        return "elsewhere"
+
+    async def refresh(self) -> None:
+        self.cards = self._cards
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        yield Text(f"{request.model} elsewhere")
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        return Embeddings(((1.0,),), 1)
+
+
+async def test_a_model_of_an_upstream_is_answered_by_it_and_one_on_disk_here(tmp_path: Path) -> None:
+    (tmp_path / "both.script.json").write_text('{"steps": [{"type": "text", "text": "here"}]}')
+    shelf = Catalogue(tmp_path)
+    residency = Residency([ScriptedEngine()], shelf, Limits(memory=1 << 30), SilentObserver())
+    node = LocalNode(
+        id="me",
+        url="",
+        version="1",
+        device=Device(name="d", cores=1, memory=1),
+        shelf=shelf,
+        residency=residency,
+        defaults=Defaults(model="far"),
+        upstreams=(_Elsewhere(card("far"), card("both")),),
+    )
+    assert text(await answer(node, ChatRequest(model="", messages=(HI,)))) == "far elsewhere"
+    assert text(await answer(node, ChatRequest(model="both", messages=(HI,)))) == "here"
+    assert [each.id for each in await node.cards()] == ["far", "both"]
+    assert (await node.embed(EmbedRequest(model="", texts=("a",)))).vectors == ((1.0,),)
+    with pytest.raises(BadRequest, match="'far' is kept by elsewhere"):
+        await node.unload("far")
+    await residency.close()
+
+
+async def test_a_deleted_model_is_gone_from_memory_and_disk(node: LocalNode, tmp_path: Path) -> None:
+    path = tmp_path / "hello.script.json"
+    path.write_text('{"steps": [{"type": "text", "text": "here"}]}')
+    await node.load("hello")
+    await node.delete("hello")
+    assert not path.exists()
+    assert node.cluster().me.loaded == ()
+    with pytest.raises(ModelNotFound):
+        await node.load("hello")
 
 
 async def test_a_request_without_a_model_needs_a_default(tmp_path: Path) -> None:

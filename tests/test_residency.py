@@ -10,8 +10,8 @@ import pytest
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, EmbedRequest, Message, Text
 from exo.engine import LoadedModel
-from exo.engines.scripted import Hang, Script, ScriptedModel
-from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady, Overloaded
+from exo.engines.scripted import Die, Hang, Script, ScriptedModel, Wait
+from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady, Overloaded, Timeout
 from exo.residency import Limits, Residency
 from tests.doubles import SIZES, SilentObserver, answer, card, text
 
@@ -46,9 +46,9 @@ class Stage:
         self.models[card.id] = ScriptedModel(self.script)
         return self.models[card.id]
 
-    def ask(self, model: str) -> "asyncio.Task[str]":
+    def ask(self, model: str, client: str = "") -> "asyncio.Task[str]":
         async def read() -> str:
-            return text(await answer(self.residency, request(model)))
+            return text(await answer(self.residency, request(model, client)))
 
         return asyncio.create_task(read())
 
@@ -58,8 +58,8 @@ class Stage:
             await asyncio.sleep(0)
 
 
-def request(model: str) -> ChatRequest:
-    return ChatRequest(model=model, messages=(Message("user", "hello"),))
+def request(model: str, client: str = "") -> ChatRequest:
+    return ChatRequest(model=model, messages=(Message("user", "hello"),), client=client)
 
 
 @pytest.fixture
@@ -245,3 +245,105 @@ async def test_its_repr_is_a_status_line(stage: Stage) -> None:
     async with aclosing(stage.residency.respond(request("a"))) as held:
         await anext(held)
         assert repr(stage.residency) == "<Residency [a ready 1/1] waiting 0>"
+
+
+async def test_clients_take_turns_whatever_each_has_sent(stage: Stage) -> None:
+    stage.may_load.clear()
+    order: list[str] = []
+
+    async def ask(client: str) -> None:
+        await stage.ask("a", client)
+        order.append(client)
+
+    sent = ["greedy", "greedy", "greedy", "greedy", "modest", "late"]
+    tasks = [asyncio.create_task(ask(client)) for client in sent]
+    await stage.until(lambda: stage.residency.waiting == len(sent))
+    stage.may_load.set()
+    await asyncio.gather(*tasks)
+    assert order == ["greedy", "modest", "late", "greedy", "greedy", "greedy"]
+
+
+async def test_a_queue_filled_by_one_client_has_room_for_another() -> None:
+    stage = Stage(waiting=2)
+    stage.may_load.clear()
+    greedy = [stage.ask("a", "greedy") for _ in range(2)]
+    await stage.until(lambda: stage.residency.waiting == 2)
+    with pytest.raises(Overloaded):
+        await stage.ask("a", "greedy")
+    modest = stage.ask("a", "modest")
+    await stage.until(lambda: stage.residency.waiting == 3)
+    with pytest.raises(Overloaded):
+        await stage.ask("a", "modest")
+    stage.may_load.set()
+    assert await asyncio.gather(*greedy, modest) == ["hi"] * 3
+    await stage.residency.close()
+
+
+async def test_a_model_that_died_is_loaded_anew_for_the_next_request(stage: Stage) -> None:
+    stage.script = Script(steps=(Die(),))
+    dying, waiting = stage.ask("a"), stage.ask("a")
+    await stage.until(lambda: stage.residency.waiting == 1)
+    stage.script = Script(steps=(Text("hi"),))
+    with pytest.raises(EngineFailed, match="died"):
+        await dying
+    assert await waiting == "hi"
+    assert stage.loads == ["a", "a"]
+    assert ("died", "a") in stage.observer.events
+
+
+async def test_a_model_that_died_while_idle_costs_nobody_an_answer(stage: Stage) -> None:
+    assert await stage.ask("a") == "hi"
+    stage.models["a"].alive = False
+    assert await stage.ask("a") == "hi"
+    assert stage.loads == ["a", "a"]
+
+
+async def test_a_silent_model_is_a_timeout_and_is_let_go() -> None:
+    stage = Stage(silence=0.02)
+    stage.script = Script(steps=(Text("hi"), Hang()))
+    with pytest.raises(Timeout, match=r"0\.02 s"):
+        await stage.ask("a")
+    assert stage.models["a"].running == 0
+    stage.models["a"].script = Script(steps=(Text("hi"),))
+    assert await stage.ask("a") == "hi"
+    await stage.residency.close()
+
+
+async def test_waiting_for_a_turn_is_no_silence() -> None:
+    stage = Stage(silence=0.2)
+    stage.script = Script(steps=(Wait(0.08), Text("hi"), Wait(0.08)))
+    assert await asyncio.gather(*(stage.ask("a") for _ in range(3))) == ["hi"] * 3
+    await stage.residency.close()
+
+
+async def test_a_slow_reader_is_no_silence() -> None:
+    stage = Stage(silence=0.05)
+    stage.script = Script(steps=(Text("hi"), Text("hi")))
+    async with aclosing(stage.residency.respond(request("a"))) as deltas:
+        assert await anext(deltas) == Text("hi")
+        await asyncio.sleep(0.12)
+        assert await anext(deltas) == Text("hi")
+    await stage.residency.close()
+
+
+async def test_a_cancelled_answer_is_no_timeout() -> None:
+    stage = Stage(silence=60.0)
+    stage.script = Script(steps=(Hang(),))
+    asked = stage.ask("a")
+    await stage.until(lambda: "a" in stage.models and stage.models["a"].running == 1)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await stage.residency.close()
+
+
+async def test_a_model_may_be_kept_longer_or_shorter_than_others(stage: Stage) -> None:
+    assert await stage.ask("a") == "hi"
+    assert await stage.ask("b") == "hi"
+    stage.residency.keep("a", 0.0)
+    stage.residency.keep("b", 1000.0)
+    stage.residency.keep("nowhere", 1.0)
+    await stage.until(lambda: "a" not in stage.residency.residents)
+    left = stage.residency.residents["b"].expires_in
+    assert left is not None
+    assert 900 < left <= 1000

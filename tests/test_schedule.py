@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo.schedule import Plan, Resident, State, plan
+from exo.schedule import Plan, Resident, Rounds, State, plan
 from tests.doubles import SIZES
 
 
@@ -125,3 +125,47 @@ def test_carrying_plans_out_serves_everyone_in_order(
     for model in set(waiting):
         order = [place for place, name in served if name == model]
         assert order == sorted(order)
+
+
+def turns(waiting: str) -> str:
+    """Who is served, one after the other, of those who have come already."""
+    rounds, left, served = Rounds(), list(waiting), ""
+    while left:
+        client = left.pop(rounds.order(left)[0])
+        rounds, served = rounds.served(client), served + client
+    return served
+
+
+@pytest.mark.parametrize(
+    ("waiting", "served"),
+    [("aaaab", "abaaa"), ("aaabbc", "abcaba"), ("ba", "ba"), ("aaa", "aaa"), ("", "")],
+)
+def test_clients_take_turns(waiting: str, served: str) -> None:
+    assert turns(waiting) == served
+
+
+@given(st.text("abc", max_size=20))
+def test_turns_lose_nobody_and_nobody_has_two_while_another_waits_for_one(waiting: str) -> None:
+    served = turns(waiting)
+    assert sorted(served) == sorted(waiting)
+    for end in range(len(served)):
+        had = {client: served[:end].count(client) for client in "abc"}
+        still = [client for client in "abc" if client in served[end:]]
+        assert all(had[served[end]] <= had[client] for client in still)
+
+
+def test_newcomers_do_not_keep_out_who_waits() -> None:
+    rounds, waiting = Rounds(), ["many"] * 3
+    served = []
+    for _ in range(12):
+        waiting.append("again")
+        served.append(waiting.pop(rounds.order(waiting)[0]))
+        rounds = rounds.served(served[-1])
+    assert served[:6] == ["many", "again"] * 3
+
+
+def test_a_client_long_gone_is_forgotten() -> None:
+    rounds = Rounds()
+    for client in ("a", "b", "b", "b"):
+        rounds = rounds.served(client)
+    assert dict(rounds.due) == {"b": rounds.now + 1}

@@ -38,7 +38,7 @@ class Parts:
         self.engines = [ENGINES[name](options) for name in names]
         self.metrics = Metrics(exo.__version__, names)
         self.shelf = Catalogue(*settings.folders, context=settings.context, slots=settings.slots)
-        limits = Limits(settings.memory, settings.waiting, settings.idle_seconds)
+        limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
         self.residency = Residency(self.engines, self.shelf, limits, self.metrics)
         self.metrics.watch_waiting(lambda: self.residency.waiting)
         self.node = LocalNode(
@@ -95,7 +95,7 @@ async def run(settings: Settings) -> None:
         http = msgspec.structs.replace(settings.http, port=sock.getsockname()[1])
         parts = Parts(msgspec.structs.replace(settings, http=http))
         for model in settings.preload:
-            parts.node.route(model)
+            await parts.node.route(model)
         if why := parts.why_not_ready():
             log.warning("no chat can be served yet: %s", why)
         desk = Desk(parts.node, parts.metrics, http, parts.why_not_ready)

@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from exo.chat import Sampling
+
 Format: TypeAlias = Literal["gguf", "safetensors", "rkllm", "script"]
 
 
@@ -12,7 +14,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
     `format` picks the engine. `context` is in tokens, prompt and answer together. `bytes` is the size of
     its files on disk, `memory` an estimate of what it takes when loaded, in bytes: weights and a full KV
-    cache. `created` is in seconds since the epoch.
+    cache. `created` is in seconds since the epoch. `quantization` is the weights' type as its makers name
+    it ("Q8_0", "w8a8"). `sampling`, `system` and `thinking` are what a request gets that leaves them open.
     """
 
     id: str
@@ -24,3 +27,25 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int = 0
     created: int = 0
     owned_by: str = "local"
+    quantization: str = ""
+    sampling: Sampling = Sampling()
+    system: str = ""
+    thinking: bool | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A model made of the files of another one, `base`, with answers to what requests leave open."""
+
+    base: str
+    system: str = ""
+    sampling: Sampling = Sampling()
+    thinking: bool | None = None
+    context: int | None = None
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a download has come: bytes of `file` that are here, and all of them (0 where unknown)."""
+
+    file: str
+    done: int
+    total: int

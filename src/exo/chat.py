@@ -73,7 +73,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     answer only, never at the reasoning. `logprobs` is how many alternatives to report per token (0: the
     chosen one only), or None for no logprobs at all. `json_schema` and `grammar` (GBNF) constrain the
     answer; at most one is set. `thinking` switches a reasoning model's thinking on or off; None leaves
-    it to the model. `id` names the request in logs on every machine it crosses.
+    it to the model. `id` names the request in logs on every machine it crosses, `client` who asks: queues
+    are fair between clients.
     """
 
     model: str
@@ -87,6 +88,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: str | None = None
     thinking: bool | None = None
     id: str = ""
+    client: str = ""
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     texts: tuple[str, ...]
     id: str = ""
+    client: str = ""
 
 
 class Embeddings(msgspec.Struct, frozen=True):

@@ -41,6 +41,12 @@ class LoadedModel(Responder, Protocol):
         """How many requests it runs at once: 1 on the NPU, n with continuous batching."""
         ...
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer at all. One that cannot is taken out of memory, and loaded anew by the next
+        request for it."""
+        ...
+
     async def unload(self) -> None:
         """Frees the memory. The caller has no request running; a second call does nothing."""
         ...

@@ -1,5 +1,6 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -7,8 +8,9 @@ from typing import Protocol
 import msgspec
 
 from exo import routing
-from exo.cards import ModelCard
+from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message
+from exo.engine import Embedder, Responder
 from exo.errors import BadRequest
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
@@ -17,13 +19,41 @@ from exo.settings import Defaults
 
 
 class Shelf(Protocol):
-    """The models on disk."""
+    """The models on disk, by id."""
 
     @property
     def cards(self) -> tuple[ModelCard, ...]: ...
 
     def scan(self) -> None:
         """Looks at the disk again."""
+        ...
+
+    def delete(self, model: str) -> None:
+        """Takes the model's files off the disk. Raises `ModelNotFound`, and `Forbidden` for a model that
+        is not this node's to delete."""
+        ...
+
+    def create(self, model: str, recipe: Recipe) -> None:
+        """Makes a model out of one that is there. Raises `BadRequest` for a name that cannot be, and where
+        models cannot be made."""
+        ...
+
+    def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        """Downloads a model, as the dialects spell it: "user/repository/file". Raises `BadRequest` where
+        nothing can be downloaded, and what the download fails with; nothing half-done is left as a model."""
+        ...
+
+
+class Upstream(Responder, Embedder, Protocol):
+    """Another server, whose models this node offers as its own."""
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Its models, as far as is known."""
+        ...
+
+    async def refresh(self) -> None:
+        """Asks it again which models it has. A server that does not answer is no failure here."""
         ...
 
 
@@ -40,6 +70,7 @@ class LocalNode:
         shelf: Shelf,
         residency: Residency,
         defaults: Defaults,
+        upstreams: Sequence[Upstream] = (),
     ) -> None:
         self._id = id
         self._url = url
@@ -48,37 +79,93 @@ class LocalNode:
         self._shelf = shelf
         self._residency = residency
         self._defaults = defaults
+        self._upstreams = upstreams
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        request = complete(request, self._defaults)
-        self.route(request.model)
-        async with aclosing(self._residency.respond(request)) as deltas:
+        card = (await self.route(request.model)).card
+        request = complete(request, card, self._defaults)
+        async with aclosing(self._behind(card.id).respond(request)) as deltas:
             async for delta in deltas:
                 yield delta
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        self.route(request.model)
-        return await self._residency.embed(request)
+        card = (await self.route(request.model)).card
+        return await self._behind(card.id).embed(msgspec.structs.replace(request, model=card.id))
 
-    def route(self, model: str) -> Route:
+    async def route(self, model: str) -> Route:
         """Where a request for the model goes; "" is the default one. Raises `ModelNotFound`, after a second
-        look at the disk."""
+        look at what there is."""
         model = model or self._defaults.model or ""
         if not model:
             raise BadRequest("model is required: this node has no default model", param="model")
-        if model not in {card.id for card in self._shelf.cards}:
-            self._shelf.scan()
+        if model not in {card.id for card in self._known()}:
+            await self.cards()
         return routing.choose(model, self.cluster())
 
-    def cards(self) -> Sequence[ModelCard]:
-        """The models that can be asked for, as the disk has them now."""
+    async def cards(self) -> Sequence[ModelCard]:
+        """The models that can be asked for, as they are now."""
         self._shelf.scan()
-        return self._shelf.cards
+        await asyncio.gather(*(upstream.refresh() for upstream in self._upstreams))
+        return self._known()
+
+    async def load(self, model: str, client: str = "") -> None:
+        """Brings the model into memory."""
+        await self._here((await self.route(model)).card.id).load(model, client)
+
+    async def unload(self, model: str) -> None:
+        """Takes the model out of memory. Raises `NotReady` while requests run on it."""
+        await self._here((await self.route(model)).card.id).unload(model)
+
+    def keep(self, model: str, seconds: float | None) -> None:
+        """From now on the model, if it is in memory here, stays for so long after each use (None: ever)."""
+        self._residency.keep(model, seconds)
+
+    async def delete(self, model: str) -> None:
+        """Takes the model out of memory and off the disk. Raises `NotReady` while requests run on it."""
+        await self.unload(model)
+        self._shelf.delete(model)
+
+    def create(self, model: str, recipe: Recipe) -> None:
+        """Makes a model out of one that is on the disk."""
+        self._shelf.create(model, recipe)
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        """Downloads a model, saying how far it is."""
+        async with aclosing(self._shelf.pull(name)) as steps:
+            async for progress in steps:
+                yield progress
+        self._shelf.scan()
+
+    def _known(self) -> tuple[ModelCard, ...]:
+        """What is on the disk, and the upstreams' models that are not."""
+        cards = {card.id: card for upstream in reversed(self._upstreams) for card in upstream.cards}
+        return tuple((cards | {card.id: card for card in self._shelf.cards}).values())
+
+    def _behind(self, model: str) -> Residency | Upstream:
+        """What answers for a model of `_known`."""
+        if model not in {card.id for card in self._shelf.cards}:
+            for upstream in self._upstreams:
+                if model in {card.id for card in upstream.cards}:
+                    return upstream
+        return self._residency
+
+    def _here(self, model: str) -> Residency:
+        behind = self._behind(model)
+        if not isinstance(behind, Residency):
+            raise BadRequest(f"model '{model}' is kept by {behind!r}; do that there", param="model")
+        return behind
 
     def cluster(self) -> Cluster:
         """The cluster as this node sees it."""
         loaded = tuple(
-            Residence(model=model, state=r.state, bytes=r.memory, slots=r.slots, running=r.running)
+            Residence(
+                model=model,
+                state=r.state,
+                bytes=r.memory,
+                slots=r.slots,
+                running=r.running,
+                expires_in=r.expires_in,
+            )
             for model, r in self._residency.residents.items()
         )
         return Cluster(
@@ -87,24 +174,32 @@ class LocalNode:
                 url=self._url,
                 version=self._version,
                 device=self._device,
-                cards=self._shelf.cards,
+                cards=self._known(),
                 loaded=loaded,
                 waiting=self._residency.waiting,
             )
         )
 
 
-def complete(request: ChatRequest, defaults: Defaults) -> ChatRequest:
-    """Fills in what the request leaves open, and caps its answer's length."""
-    sampling = request.sampling
-    if sampling.temperature is None:
-        sampling = msgspec.structs.replace(sampling, temperature=defaults.temperature)
+def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatRequest:
+    """Fills in what the request leaves open, from the model's card and then the node's defaults, and caps its
+    answer's length."""
+    given = request.sampling
+    ours = msgspec.structs.replace(
+        card.sampling,
+        temperature=defaults.temperature if card.sampling.temperature is None else card.sampling.temperature,
+    )
+    named = {name: value for name, value in msgspec.structs.asdict(given).items() if value not in (None, {})}
+    sampling = msgspec.structs.replace(ours, **named)
     if defaults.max_tokens is not None:
         limit = min(sampling.max_tokens or defaults.max_tokens, defaults.max_tokens)
         sampling = msgspec.structs.replace(sampling, max_tokens=limit)
-    messages = request.messages
-    if defaults.system_prompt and messages and messages[0].role != "system":
-        messages = (Message("system", defaults.system_prompt), *messages)
+    messages, thinking = request.messages, request.thinking
+    system = card.system or defaults.system_prompt
+    if system and messages and messages[0].role != "system":
+        messages = (Message("system", system), *messages)
+    if thinking is None and messages and not (request.json_schema or request.grammar):
+        thinking = card.thinking
     return msgspec.structs.replace(
-        request, model=request.model or defaults.model or "", sampling=sampling, messages=messages
+        request, model=card.id, sampling=sampling, messages=messages, thinking=thinking
     )

@@ -14,13 +14,15 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Residence(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is in memory, or on its way in or out of it."""
+    """A model that is in memory, or on its way in or out of it. `expires_in` is in seconds, None while it is
+    used or where it may stay for ever."""
 
     model: str
     state: str
     bytes: int
     slots: int
     running: int
+    expires_in: float | None = None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

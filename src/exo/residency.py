@@ -1,9 +1,10 @@
 """Which models are in memory, and whose turn it is.
 
-Theory of operation. Every request for this node stands in one queue, in order of arrival. `schedule.plan`
-looks at the queue and at what is in memory and says what may happen now: which requests start, which models
-are loaded, which are evicted. It is pure; `Residency` carries it out and asks again whenever something
-changed (a request came or left, a load or an unload ended). Nothing polls, and nothing is awaited while
+Theory of operation. Every request for this node stands in one queue. `schedule.Rounds` says whose turn it
+is, and `schedule.plan` looks at the queue and at what is in memory and says what may happen now: which
+requests start, which models are loaded, which are evicted. Both are pure; `Residency` carries them out and
+asks again whenever something changed (a request came or left, a load or an unload ended). A model that has
+died is taken out, and loaded again for whoever asks next. Nothing polls, and nothing is awaited while
 state is half changed: every change happens between two awaits on one event loop, so there is no lock.
 """
 
@@ -19,21 +20,32 @@ import msgspec
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
 from exo.engine import Embedder, Engine, LoadedModel
-from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded
-from exo.schedule import Resident, State, plan
+from exo.errors import (
+    BadRequest,
+    EngineFailed,
+    ExoError,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Timeout,
+)
+from exo.schedule import Resident, Rounds, State, plan
 
 log = logging.getLogger(__name__)
 
-Why: TypeAlias = Literal["evicted", "idle", "asked"]
+Why: TypeAlias = Literal["evicted", "idle", "asked", "died"]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """`memory` in bytes for all models together; `waiting` requests at most in the queue; a model nobody
-    used for `idle_seconds` is unloaded (None: never)."""
+    """`memory` in bytes for all models together; `waiting` requests at most in the queue, and one more for
+    each client that has none there; a model nobody used for `idle_seconds` is unloaded (None: never); an
+    answer of which nothing comes for `silence` seconds, once its turn has come, has failed (None: never).
+    """
 
     memory: int
     waiting: int = 64
     idle_seconds: float | None = 300.0
+    silence: float | None = None
 
 
 class Observer(Protocol):
@@ -47,8 +59,9 @@ class Observer(Protocol):
 class _Ticket:
     """A request's place in the queue; `turn` resolves to its model when it may start."""
 
-    def __init__(self, model: str, now: float) -> None:
+    def __init__(self, model: str, client: str, now: float) -> None:
         self.model = model
+        self.client = client
         self.since = now
         self.turn: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
 
@@ -56,8 +69,9 @@ class _Ticket:
 class _Place:
     """A model's place in memory, mutable; `snapshot` is what `plan` sees of it."""
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, idle_seconds: float | None) -> None:
         self.memory = memory
+        self.idle_seconds = idle_seconds
         self.state: State = "loading"
         self.model: LoadedModel | None = None
         self.running = 0
@@ -68,8 +82,15 @@ class _Place:
     def slots(self) -> int:
         return self.model.slots if self.model else 0
 
+    def leaves_at(self) -> float | None:
+        """When it has been idle too long; None while it is busy, or may stay for ever."""
+        if not _is_idle(self) or self.idle_seconds is None:
+            return None
+        return self.idle_since + self.idle_seconds
+
     def snapshot(self) -> Resident:
-        return Resident(self.memory, self.state, self.slots, self.running, self.used)
+        left = None if (end := self.leaves_at()) is None else end - asyncio.get_running_loop().time()
+        return Resident(self.memory, self.state, self.slots, self.running, self.used, left)
 
 
 class Residency:
@@ -91,6 +112,7 @@ class Residency:
         self._observer = observer
         self._places: dict[str, _Place] = {}
         self._waiting: list[_Ticket] = []
+        self._rounds = Rounds()
         self._tasks: set[asyncio.Task[None]] = set()
         self._uses = 0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -112,20 +134,27 @@ class Residency:
         return {model: place.snapshot() for model, place in self._places.items()}
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        async with self._turn(request.model) as model, aclosing(model.respond(request)) as deltas:
+        turn = self._turn(request.model, request.client)
+        async with turn as model, aclosing(_answer(model, request, self._limits.silence)) as deltas:
             async for delta in deltas:
                 yield delta
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        async with self._turn(request.model) as model:
+        async with self._turn(request.model, request.client) as model:
             if not isinstance(model, Embedder):
                 raise BadRequest(f"model '{request.model}' gives no embeddings", param="model")
             return await model.embed(request)
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, client: str = "") -> None:
         """Brings a model into memory, as a request for it would, and returns when it is there."""
-        async with self._turn(model):
+        async with self._turn(model, client):
             pass
+
+    def keep(self, model: str, seconds: float | None) -> None:
+        """From now on the model, if it is in memory, stays for so long after each use (None: for ever)."""
+        if place := self._places.get(model):
+            place.idle_seconds = seconds
+            self._watch_idle()
 
     async def unload(self, model: str) -> None:
         """Takes an idle model out of memory. Raises `NotReady` while requests run on it."""
@@ -151,14 +180,15 @@ class Residency:
         await asyncio.gather(*(self._unload(model, "asked") for model in ready), return_exceptions=True)
 
     @asynccontextmanager
-    async def _turn(self, model: str) -> AsyncIterator[LoadedModel]:
+    async def _turn(self, model: str, client: str) -> AsyncIterator[LoadedModel]:
         """Waits in the queue and holds one of the model's slots for the body."""
         self._admit(model)
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(model, loop.time())
+        ticket = _Ticket(model, client, loop.time())
+        most = self._limits.waiting + (client not in {other.client for other in self._waiting})
         self._waiting.append(ticket)
         self._advance()
-        if not ticket.turn.done() and len(self._waiting) > self._limits.waiting:
+        if not ticket.turn.done() and len(self._waiting) > most:
             self._waiting.remove(ticket)
             raise Overloaded(
                 f"{self._limits.waiting} requests are waiting already", retry_after=self._expected_wait()
@@ -168,7 +198,7 @@ class Residency:
         except asyncio.CancelledError:
             # Both may have happened in one turn of the loop: our turn came, and our caller left.
             if ticket.turn.done() and not ticket.turn.cancelled() and not ticket.turn.exception():
-                self._release(model)
+                self._release(ticket)
             elif ticket in self._waiting:
                 self._waiting.remove(ticket)
                 self._advance()
@@ -179,7 +209,7 @@ class Residency:
             yield loaded
         finally:
             self._mean_seconds += 0.2 * (loop.time() - started - self._mean_seconds)
-            self._release(model)
+            self._release(ticket)
 
     def _admit(self, model: str) -> None:
         """Raises for a request that could never start."""
@@ -206,16 +236,21 @@ class Residency:
             return
         # Cancelling a waiter cancels its future at once, some time before the waiter itself is back here.
         self._waiting = [ticket for ticket in self._waiting if not ticket.turn.cancelled()]
-        queue = [ticket.model for ticket in self._waiting]
+        for model, place in self._places.items():
+            if _is_idle(place) and place.model and not place.model.alive:
+                self._unload(model, "died")
+        turns = self._rounds.order([ticket.client for ticket in self._waiting])
+        due = [self._waiting[position] for position in turns]
+        queue = [ticket.model for ticket in due]
         sizes = {model: self._shelf[model][0].memory for model in queue}
         todo = plan(queue, self.residents, sizes, self._limits.memory)
-        for ticket in [self._waiting[position] for position in todo.start]:
-            self._waiting.remove(ticket)
-            self._start(ticket)
+        for position in todo.start:
+            self._waiting.remove(due[position])
+            self._start(due[position])
         for model in todo.evict:
             self._unload(model, "evicted")
         for model in todo.load:
-            self._places[model] = _Place(self._shelf[model][0].memory)
+            self._places[model] = _Place(self._shelf[model][0].memory, self._limits.idle_seconds)
             self._spawn(self._load(model))
         self._watch_idle()
 
@@ -225,10 +260,11 @@ class Residency:
         self._uses += 1
         place.used = self._uses
         place.running += 1
+        self._rounds = self._rounds.served(ticket.client)
         ticket.turn.set_result(place.model)
 
-    def _release(self, model: str) -> None:
-        place = self._places[model]
+    def _release(self, ticket: _Ticket) -> None:
+        place = self._places[ticket.model]
         place.running -= 1
         place.idle_since = asyncio.get_running_loop().time()
         self._advance()
@@ -299,19 +335,14 @@ class Residency:
         if self._idle_timer:
             self._idle_timer.cancel()
             self._idle_timer = None
-        if self._limits.idle_seconds is None:
-            return
-        idle = [place.idle_since for place in self._places.values() if _is_idle(place)]
-        if idle:
-            loop = asyncio.get_running_loop()
-            self._idle_timer = loop.call_at(min(idle) + self._limits.idle_seconds, self._unload_idle)
+        if ends := [end for place in self._places.values() if (end := place.leaves_at()) is not None]:
+            self._idle_timer = asyncio.get_running_loop().call_at(min(ends), self._unload_idle)
 
     def _unload_idle(self) -> None:
-        assert self._limits.idle_seconds is not None
         # A millisecond of grace: timers may fire that much early.
-        latest = asyncio.get_running_loop().time() - self._limits.idle_seconds + 0.001
+        latest = asyncio.get_running_loop().time() + 0.001
         for model, place in self._places.items():
-            if _is_idle(place) and place.idle_since <= latest:
+            if (end := place.leaves_at()) is not None and end <= latest:
                 self._unload(model, "idle")
         self._watch_idle()
 
@@ -332,3 +363,45 @@ def _as_exo_error(model: str, error: BaseException) -> ExoError:
         return NotReady("this node is shutting down")
     log.error("loading %s failed", model, exc_info=error)
     return EngineFailed(f"loading model '{model}' failed: {type(error).__name__}: {error}")
+
+
+async def _answer(
+    model: LoadedModel, request: ChatRequest, silence: float | None
+) -> AsyncGenerator[Delta, None]:
+    """The model's deltas; raises `Timeout` when it lets us wait for one for `silence` seconds.
+
+    One timer watches all of them, as arming one for each costs more than passing it on. While the caller
+    has a delta in hand, nothing is waited for.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    waiting_since: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    expired = False
+
+    def look() -> None:
+        nonlocal timer, expired
+        assert silence is not None
+        now = loop.time()
+        if waiting_since is not None and now - waiting_since >= silence:
+            expired = True
+            task.cancel()
+        else:
+            timer = loop.call_at((waiting_since or now) + silence, look)
+
+    if silence is not None:
+        timer = loop.call_later(silence, look)
+    try:
+        async with aclosing(model.respond(request)) as deltas:
+            waiting_since = loop.time()
+            async for delta in deltas:
+                waiting_since = None
+                yield delta
+                waiting_since = loop.time()
+    except asyncio.CancelledError:
+        if not expired or task.uncancel():
+            raise
+        raise Timeout(f"nothing came from the model for {silence:g} s") from None
+    finally:
+        if timer:
+            timer.cancel()

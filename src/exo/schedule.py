@@ -1,8 +1,8 @@
-"""Who may start, what is loaded and what is evicted, given a queue and what is in memory. Pure.
+"""Whose turn it is, who may start, what is loaded and what is evicted. Pure.
 
-Order is kept strictly where it matters: once a request is met whose model has to wait for memory, nobody
-behind it is started, or a busy model could keep its memory for ever. A request that only waits for a slot,
-or for a load already under way, holds up nobody of another model.
+Clients take turns (`Rounds`), and that order is kept strictly where it matters: once a request is met whose
+model has to wait for memory, nobody behind it is started, or a busy model could keep its memory for ever. A
+request that only waits for a slot, or for a load already under way, holds up nobody of another model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,43 @@ import msgspec
 State: TypeAlias = Literal["loading", "ready", "leaving"]
 
 
+class Rounds(msgspec.Struct, frozen=True):
+    """Start-time fair queueing (Goyal, Vin, Cheng 1996) with requests of equal cost: a client's next request
+    is due a round after its last one, and not before the round that is being served. So whoever sends
+    many waits behind whoever sends few, and nobody waits for ever.
+
+    `now` is the round being served; `due` is of those clients only that have had their turn in it.
+    """
+
+    now: int = 0
+    due: Mapping[str, int] = {}
+
+    def order(self, waiting: Sequence[str]) -> list[int]:
+        """Positions in the order of their turns, for the clients `waiting` in order of arrival."""
+        due = dict(self.due)
+        rounds = []
+        for position, client in enumerate(waiting):
+            rounds.append((due.get(client, self.now), position))
+            due[client] = rounds[-1][0] + 1
+        return [position for _, position in sorted(rounds)]
+
+    def served(self, client: str) -> "Rounds":
+        """What is so once the client's turn has come."""
+        now = self.due.get(client, self.now)
+        due = {**self.due, client: now + 1}
+        return Rounds(now, {client: round for client, round in due.items() if round > now})
+
+
 class Resident(msgspec.Struct, frozen=True):
-    """A model that holds memory. `used` grows with every use: the smallest is the least recent."""
+    """A model that holds memory. `used` grows with every use: the smallest is the least recent. It leaves
+    in `expires_in` seconds if nobody uses it; None is never."""
 
     memory: int
     state: State
     slots: int = 0
     running: int = 0
     used: int = 0
+    expires_in: float | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -34,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(
     waiting: Sequence[str], residents: Mapping[str, Resident], sizes: Mapping[str, int], budget: int
 ) -> Plan:
-    """Decides what happens next for the models `waiting` for, in order of arrival.
+    """Decides what happens next for the models `waiting` for, in the order of their turns.
 
     `sizes` gives the memory of each model waited for, `budget` what all residents together may take, in
     bytes. Never evicts a model that runs, is claimed by someone ahead in the queue, or is loading.

@@ -6,13 +6,12 @@ import msgspec
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`keepalive` is the seconds of silence after which a stream gets a comment, `timeout` those after
-    which an answer has failed, `grace` those that answers under way get at shutdown. `max_body` is in
-    bytes. With a `key`, every request must carry it as a bearer token."""
+    """`keepalive` is the seconds of silence after which a stream gets a comment, `grace` those that answers
+    under way get at shutdown. `max_body` is in bytes. With a `key`, every request must carry it as a bearer
+    token."""
 
     host: str = "0.0.0.0"
     port: int = 52415
-    timeout: float = 900.0
     keepalive: float = 5.0
     grace: float = 15.0
     max_body: int = 8 << 20
@@ -35,7 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `folders` are looked through for models, later ones winning. `engine` limits the node to one engine.
     `memory` is in bytes for all models together; `waiting` requests may queue; `slots` run at once on a
     model that can batch; `context` caps what models offer; a model idle for `idle_seconds` is unloaded
-    (None: never); those in `preload` are loaded at start.
+    (None: never); an answer of which nothing comes for `silence` seconds after its turn came has failed;
+    those in `preload` are loaded at start.
     """
 
     http: HttpSettings = HttpSettings()
@@ -49,4 +49,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     context: int | None = None
     threads: int | None = None
     idle_seconds: float | None = 300.0
+    silence: float = 900.0
     preload: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from exo.chat import ChatRequest, Delta, Finished, Message, Text, Usage
-from exo.errors import EngineFailed, NotReady, Timeout
+from exo.errors import EngineFailed, NotReady
 from exo.http.answers import Answers
 from exo.metrics import Answer, Metrics
 
@@ -38,10 +38,10 @@ class Source:
             self.open -= 1
 
 
-def answers(source: Source, *, n: int = 1, timeout: float = 60.0) -> Answers:
+def answers(source: Source, *, n: int = 1) -> Answers:
     request = ChatRequest(model="m", messages=(Message("user", "hi"),))
     metrics = Metrics("0", ())
-    return Answers(source, [request] * n, [Answer(metrics, "m") for _ in range(n)], timeout)
+    return Answers(source, [request] * n, [Answer(metrics, "m") for _ in range(n)])
 
 
 async def all_of(under_way: Answers) -> list[tuple[int, Delta]]:
@@ -80,14 +80,6 @@ async def test_silence_is_an_empty_batch() -> None:
         assert await under_way.take(60) == [(0, Text("a"))]
         assert await under_way.take(0.001) == []
         assert not under_way.over
-
-
-async def test_too_long_a_silence_is_a_timeout() -> None:
-    source = Source(Text("a"), hangs=True)
-    async with answers(source, timeout=0.02) as under_way:
-        with pytest.raises(Timeout, match=r"0\.02 s"):
-            await all_of(under_way)
-    assert source.open == 0
 
 
 async def test_what_came_before_a_failure_is_taken_before_it() -> None:
@@ -135,7 +127,7 @@ async def test_each_answer_is_counted_once(source: Source, status: str, error: s
     metrics = Metrics("0", ())
     request = ChatRequest(model="m", messages=(Message("user", "hi"),))
     with contextlib.suppress(NotReady):
-        async with Answers(source, [request], [Answer(metrics, "m")], 60.0) as under_way:
+        async with Answers(source, [request], [Answer(metrics, "m")]) as under_way:
             while not under_way.over and not (source.hangs and source.given):
                 await under_way.take(60)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from exo.errors import Forbidden, ModelNotFound
 from exo.store.catalogue import BUNDLED, Catalogue
 
 DEMO = BUNDLED / "exo-demo" / "model.gguf"
@@ -71,3 +72,19 @@ def test_a_folder_of_several_models_is_left_out_and_named(
     with caplog.at_level(logging.WARNING):
         assert not Catalogue(tmp_path)
     assert "both: it holds 2 .gguf files" in caplog.text
+
+
+def test_deletes_a_file_or_a_folder_and_nothing_beside_it(tmp_path: Path) -> None:
+    shutil.copy(DEMO, tmp_path / "plain.gguf")
+    (tmp_path / "Named").mkdir()
+    shutil.copy(DEMO, tmp_path / "Named" / "model.gguf")
+    catalogue = Catalogue(BUNDLED, tmp_path)
+    catalogue.delete("Named")
+    assert sorted(catalogue) == ["exo-demo", "plain"]
+    catalogue.delete("plain")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ModelNotFound):
+        catalogue.delete("../exo-demo")
+    with pytest.raises(Forbidden, match="came with this program"):
+        catalogue.delete("exo-demo")
+    assert DEMO.exists()

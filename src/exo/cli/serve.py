@@ -128,7 +128,6 @@ def serve(
         http=HttpSettings(
             host=host,
             port=port,
-            timeout=timeout,
             grace=grace,
             keepalive=keepalive,
             cors_origins=cors_origin,
@@ -149,6 +148,7 @@ def serve(
         context=context,
         threads=threads,
         idle_seconds=idle_unload or None,
+        silence=timeout,
         preload=preload,
     )
     import uvloop

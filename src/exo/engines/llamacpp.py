@@ -115,6 +115,11 @@ class LlamaCppModel:
     def slots(self) -> int:
         return self._slots
 
+    @property
+    def alive(self) -> bool:
+        # It shares this process: what kills llama.cpp kills the node.
+        return True
+
     async def start(self) -> None:
         """Loads the weights. Raises `EngineFailed`; cancelled, it waits and lets go of what was loaded."""
         self._server = await self._in_thread(self._start)

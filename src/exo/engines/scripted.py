@@ -5,8 +5,9 @@ A script is a JSON file, `NAME.script.json`, among the models:
     {"steps": [{"type": "reasoning", "text": "Hm. "}, {"type": "text", "text": "Hello"}], "pace": 0.01}
 
 Steps are deltas of `exo.chat`, or something that happens: `wait` sleeps, `hang` never returns, `fail`
-raises a kind of error by its code. Each delta is played `pace` seconds after the one before. Without a
-`finished` step the answer ends with "stop" and true counts, one token a delta, one a word of the prompt.
+raises a kind of error by its code, `die` ends the model as a crash of its process does. Each delta is played
+`pace` seconds after the one before. Without a `finished` step the answer ends with "stop" and true counts,
+one token a delta, one a word of the prompt.
 """
 
 import asyncio
@@ -36,7 +37,11 @@ class Fail(msgspec.Struct, frozen=True, tag="fail"):
     code: str = "engine_failed"
 
 
-Step: TypeAlias = Text | Reasoning | ToolCall | Finished | Wait | Hang | Fail
+class Die(msgspec.Struct, frozen=True, tag="die"):
+    """The answer fails, and so does every later one of this load."""
+
+
+Step: TypeAlias = Text | Reasoning | ToolCall | Finished | Wait | Hang | Fail | Die
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +74,7 @@ class ScriptedModel:
         self.script = script
         self.running = 0
         self.unloaded = False
+        self.alive = True
 
     @property
     def slots(self) -> int:
@@ -97,6 +103,9 @@ class ScriptedModel:
             if isinstance(step, Finished):
                 yield step
                 return
+            if isinstance(step, Die) or not self.alive:
+                self.alive = False
+                raise EngineFailed("the model has died")
             if isinstance(step, (Wait, Hang, Fail)):
                 await happen(step)
                 continue

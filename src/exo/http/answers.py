@@ -9,13 +9,13 @@ hardware has been let go.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from exo.chat import ChatRequest, Delta, Usage
 from exo.engine import Responder
-from exo.errors import EngineFailed, ExoError, Timeout
+from exo.errors import EngineFailed, ExoError
 from exo.metrics import Answer
 from exo.wire.openai import total_usage
 
@@ -29,13 +29,11 @@ class Answers:
     """The answers to `requests`, all of one HTTP request. Use as an async context manager."""
 
     def __init__(
-        self, responder: Responder, requests: Sequence[ChatRequest], meters: Sequence[Answer], timeout: float
+        self, responder: Responder, requests: Sequence[ChatRequest], meters: Sequence[Answer]
     ) -> None:
         self._responder = responder
         self._requests = requests
         self._meters = meters
-        self._timeout = timeout
-        self._silent_since = 0.0
         self._batch: Batch = []
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -46,7 +44,6 @@ class Answers:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._silent_since = loop.time()
         self._running = len(self._requests)
         self._tasks = [loop.create_task(self._drive(index)) for index in range(self._running)]
         return self
@@ -59,25 +56,17 @@ class Answers:
         # Our own cancellation must not cut this short: the hardware is let go in here.
         await asyncio.shield(asyncio.gather(*self._tasks, return_exceptions=True))
 
-    async def take(self, seconds: float) -> Batch:
+    async def take(self, seconds: float | None) -> Batch:
         """What has come since the last call, waiting up to `seconds` for more; empty when none did.
 
-        Raises the first failure once everything before it has been taken, and `Timeout` when nothing at
-        all has come for the time allowed. Call while not `over`.
+        Raises the first failure once everything before it has been taken. Call while not `over`.
         """
-        clock = asyncio.get_running_loop().time
         if not self._batch and not self._error and self._running:
-            left = self._silent_since + self._timeout - clock()
-            try:
-                async with asyncio.timeout(min(seconds, left)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
                     await self._news.wait()
-            except TimeoutError:
-                if left <= seconds:
-                    self.fail(Timeout(f"nothing came from the model for {self._timeout:g} s"))
         if not self._batch and self._error:
             raise self._error
-        if self._batch:
-            self._silent_since = clock()
         batch, self._batch = self._batch, []
         self._news.clear()
         self._room.set()

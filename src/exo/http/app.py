@@ -51,6 +51,9 @@ class AccessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
+CLIENT_HEADER = "x-exo-client"
+"""Carries `ChatRequest.client` to the next server."""
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 RECORD = web.RequestKey("record", AccessRecord)
 METERED = web.RequestKey("metered", bool)
 """Is set once a meter watches the request, which then counts its failure, too."""
@@ -81,6 +84,25 @@ def error_answer(error: ExoError) -> web.Response:
     if error.retry_after is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
     return answer
+
+
+def client_of(http: web.Request) -> str:
+    """Who asks, for fairness between clients: what a node that passes the request on says, else the
+    address. Nothing is granted on the strength of it."""
+    return http.headers.get(CLIENT_HEADER, "") or http.remote or ""
+
+
+def owner_only(http: web.Request) -> None:
+    """Raises `Forbidden` unless the request may change what is on this machine: with the node's key, or where
+    there is none, from this machine itself and not through a proxy on it."""
+    if http.app[DESK].settings.key:
+        return
+    proxied = hdrs.X_FORWARDED_FOR in http.headers or hdrs.FORWARDED in http.headers
+    if proxied or (http.remote or "") not in _THIS_MACHINE:
+        raise Forbidden(
+            f"{http.path} changes what is on this machine, and is answered on the machine itself only; to "
+            "use it from elsewhere, set EXO_API_KEY here and send it as the bearer token"
+        )
 
 
 async def body_of(request: web.Request) -> bytes:

@@ -6,11 +6,12 @@ found: a name from a request never becomes a path.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 
-from exo.cards import ModelCard
-from exo.errors import EngineFailed
+from exo.cards import ModelCard, Progress, Recipe
+from exo.errors import BadRequest, EngineFailed, Forbidden, ModelNotFound
 from exo.store import gguf
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,29 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
                 if card := self._card(name, path):
                     found[name] = (card, path)
         self._models = found
+
+    def delete(self, model: str) -> None:
+        """Takes the model's file off the disk, and its folder if it had one. Raises `ModelNotFound`, and
+        `Forbidden` for the bundled model."""
+        if model not in self._models:
+            raise ModelNotFound(f"model '{model}' is not here", param="model")
+        _, path = self._models[model]
+        if BUNDLED in path.parents:
+            raise Forbidden(f"model '{model}' came with this program and cannot be deleted", param="model")
+        path.unlink()
+        if path.parent not in self._folders:
+            shutil.rmtree(path.parent)
+        self.scan()
+
+    def create(self, model: str, recipe: Recipe) -> None:
+        raise BadRequest(
+            "models cannot be made on this node; send the system message and the sampling with each request",
+            param="model",
+        )
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        raise BadRequest("this node downloads nothing; put .gguf files into its models folder", param="model")
+        yield  # which makes this the generator that others are
 
     def _card(self, name: str, path: Path) -> ModelCard | None:
         stat = path.stat()

@@ -31,6 +31,8 @@ from exo.wire.openai.calls import EmbedCall
 from exo.wire.openai.errors import error_body
 
 _encode = msgspec.json.Encoder().encode
+_SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_COMMENT = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
 _MARK = "\0"
 _UNLIKELIEST = -9999.0  # what OpenAI says for a probability of zero, whose logarithm JSON cannot hold
@@ -45,6 +47,9 @@ class ChatStream:
     Every method gives whole events, ready to be sent. `id`, `created` (seconds since the epoch) and `model`
     are on each of them but the error.
     """
+
+    headers = _SSE
+    keepalive = _COMMENT
 
     def __init__(self, id: str, created: int, model: str, *, include_usage: bool = False, n: int = 1):
         self._id, self._created, self._model = id, created, model
@@ -103,6 +108,9 @@ class CompletionStream:
 
     Reasoning is text like any other here: a prompt is continued as it stands. Tool calls cannot be.
     """
+
+    headers = _SSE
+    keepalive = _COMMENT
 
     def __init__(
         self,

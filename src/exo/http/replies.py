@@ -1,0 +1,131 @@
+"""From a decoded request to bytes on the wire, whatever the dialect: streamed, whole, or a vector.
+
+Every answer is measured, in the access record, and known to the desk for a shutdown.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Usage
+from exo.errors import ExoError
+from exo.http.answers import Answers
+from exo.http.app import METERED, RECORD, client_of
+from exo.http.desk import DESK, Desk
+from exo.metrics import Answer
+
+T = TypeVar("T")
+
+
+class Stream(Protocol):
+    """Encodes a streamed answer; `wire.openai.ChatStream` is one. `headers` are the response's, `keepalive`
+    what is written in a long silence, b"" where the dialect has no such thing."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def keepalive(self) -> bytes: ...
+    def start(self, index: int) -> bytes: ...
+    def delta(self, index: int, delta: Delta) -> bytes: ...
+    def end(self, usage: Usage) -> bytes: ...
+    def failed(self, error: ExoError) -> bytes: ...
+
+
+async def resolved(http: web.Request, request: ChatRequest) -> ChatRequest:
+    """The request with the id of a model that is here, as metrics and logs have no other names, and with
+    who asks."""
+    http[RECORD].model = request.model
+    model = (await http.app[DESK].served.route(request.model)).card.id
+    return msgspec.structs.replace(request, model=model, client=client_of(http))
+
+
+async def stream_answers(
+    http: web.Request, requests: Sequence[ChatRequest], n: int, stream: Stream
+) -> web.StreamResponse:
+    """Writes deltas as they come. A failure before the first one is still an HTTP status of its own."""
+    seconds = http.app[DESK].settings.keepalive if stream.keepalive else None
+    response = web.StreamResponse(headers=stream.headers)
+    async with _under_way(http, requests) as answers:
+        batch = await answers.take(seconds)
+        await response.prepare(http)
+        await response.write(b"".join(stream.start(index) for index in range(len(requests))))
+        try:
+            while batch or not answers.over:
+                await response.write(b"".join([stream.delta(*item) for item in batch]) or stream.keepalive)
+                batch = [] if answers.over else await answers.take(seconds)
+        except ExoError as error:
+            # Too late for a status: an error event, and no end, so that nobody takes it for an answer.
+            http[RECORD].error = error.code
+            last = stream.failed(error)
+        else:
+            last = stream.end(answers.usage(n))
+    http[RECORD].status = response.status
+    await response.write_eof(last)
+    return response
+
+
+async def whole_answers(http: web.Request, requests: Sequence[ChatRequest]) -> list[list[Delta]]:
+    """Waits for whole answers, one list of deltas per request."""
+    deltas: list[list[Delta]] = [[] for _ in requests]
+    async with _under_way(http, requests) as answers:
+        while not answers.over:
+            for index, delta in await answers.take(None):
+                deltas[index].append(delta)
+    return deltas
+
+
+async def embed(http: web.Request, request: EmbedRequest) -> Embeddings:
+    """The vectors asked for."""
+    desk, record = http.app[DESK], http[RECORD]
+    record.model = request.model
+    record.model = (await desk.served.route(request.model)).card.id
+    http[METERED] = True
+    request = msgspec.structs.replace(request, client=client_of(http))
+    with Answer(desk.metrics, record.model) as meter:
+        vectors = await unless_abandoned(desk, desk.served.embed(request))
+        meter.embedded(vectors)
+    record.prompt_tokens = vectors.prompt_tokens
+    return vectors
+
+
+async def unless_abandoned(desk: Desk, work: Coroutine[Any, Any, T]) -> T:
+    """Its result; raises what a shutdown that cannot wait for it says."""
+    task = asyncio.ensure_future(work)
+    abandoned: list[ExoError] = []
+
+    def fail(error: ExoError) -> None:
+        abandoned.append(error)
+        task.cancel()
+
+    try:
+        with desk.under_way(fail):
+            return await task
+    except asyncio.CancelledError:
+        if abandoned:
+            raise abandoned[0] from None
+        raise
+    finally:
+        task.cancel()
+
+
+@asynccontextmanager
+async def _under_way(http: web.Request, requests: Sequence[ChatRequest]) -> AsyncIterator[Answers]:
+    """Runs the answers: measured, in the access record, and known to the desk for a shutdown."""
+    desk, record = http.app[DESK], http[RECORD]
+    record.model = requests[0].model
+    http[METERED] = True
+    meters = [Answer(desk.metrics, record.model) for _ in requests]
+    answers = Answers(desk.served, requests, meters)
+    try:
+        with desk.under_way(answers.fail):
+            async with answers:
+                yield answers
+    finally:
+        usage = answers.usage(1)
+        record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        if answers.ttft is not None:
+            record.ttft_ms = round(answers.ttft * 1e3, 3)
