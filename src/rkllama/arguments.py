@@ -31,6 +31,8 @@ class Arguments:
         self._release = library.release
         self._defaults = library.cdll.rkllm_createDefaultParam()
         self.n_batch: int = options.n_batch or 1
+        self.counts_tokens = self._release < Release.V1_3 and self.n_batch == 1
+        """Whether `max_tokens` is for the caller to keep: before 1.3.0 the runtime takes one at load only."""
         self.param = library.cdll.rkllm_createDefaultParam()
         """The RKLLMParam to load the model with."""
         self._fill_param()
@@ -54,6 +56,21 @@ class Arguments:
                 self._fill_tokens(filled.token_input, given.ids)
         return inputs
 
+    def max_tokens(self, ask: Ask) -> int | None:
+        """After how many tokens an answer to `ask` ends; None if only the context limits it."""
+        of_run = ask.sampling.max_tokens if ask.sampling and ask.max_tokens is None else ask.max_tokens
+        if of_run is None:
+            return self._options.sampling.max_tokens
+        if of_run < 1:
+            raise BadRequest("An answer has at least one token.", param="max_tokens")
+        if self._release < Release.V1_3 and not self.counts_tokens:
+            raise BadRequest(
+                f"The NPU runtime installed ({self._release}) cannot limit a run's tokens where n_batch > 1; "
+                f"that needs {Release.V1_3}.",
+                param="max_tokens",
+            )
+        return of_run
+
     def infer(self, ask: Ask) -> Any:
         """An RKLLMInferParam."""
         structs, modes = self._abi.structs, self._abi.enums["RKLLMInferMode"]
@@ -69,6 +86,7 @@ class Arguments:
             infer.prompt_cache_params = ctypes.pointer(structs["RKLLMPromptCacheParam"](1, path))
         if self._release >= Release.V1_3:
             self._fill_sampling(infer, ask.sampling or Sampling())
+            self._set(infer, max_new_tokens=self.max_tokens(ask) or self.param.max_context_len)
         elif ask.sampling is not None:
             raise BadRequest(
                 f"The installed NPU runtime ({self._release}) takes sampling when it loads a model; "
@@ -89,6 +107,9 @@ class Arguments:
             is_async=False,
             **_sampling(options.sampling),
         )
+        # What a run without a limit gets. Nothing is longer than the context.
+        limit = None if self.counts_tokens else options.sampling.max_tokens
+        self._set(self.param, max_new_tokens=limit or self.param.max_context_len)
         self._set(
             self.param.extend_param,
             base_domain_id=options.base_domain_id,
@@ -112,8 +133,6 @@ class Arguments:
         """As the model was loaded, but for what is asked: the struct takes all or nothing."""
         chosen = {**_named(self._options.sampling), **_named(asked)}
         values = _sampling(Sampling(**chosen))
-        infer.max_new_tokens = self._defaults.max_new_tokens
-        self._set(infer, max_new_tokens=values.pop("max_new_tokens", None))
         sampling = self._abi.structs["RKLLMSamplingParam"]()
         defaults = {name: getattr(self._defaults, name) for name, *_ in sampling._fields_}
         self._set(sampling, **(defaults | values))
@@ -142,14 +161,13 @@ def _named(sampling: Sampling) -> dict[str, Any]:
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
-    """What is asked, by the vendor's names; BadRequest for what no release can do."""
+    """How to draw, by the vendor's names; BadRequest for what no release can do."""
     for name in ("min_p", "seed", "logit_bias"):
         if getattr(sampling, name) not in (None, {}):
             raise BadRequest(f"The NPU runtime cannot do {name}.", param=name)
     asked = _named(sampling)
-    asked.pop("logit_bias")
-    if "max_tokens" in asked:
-        asked["max_new_tokens"] = asked.pop("max_tokens")
+    del asked["logit_bias"]
+    asked.pop("max_tokens", None)
     if asked.get("temperature") == 0:  # top_k of 1 is greedy for certain; a division by zero is not
         asked["top_k"] = 1
         del asked["temperature"]

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from exo.chat import Sampling
+from exo.chat import Sampling, TokenLogprob
 
 Mode: TypeAlias = Literal["generate", "hidden", "logits"]
 
@@ -15,7 +15,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     `max_context_len` is a multiple of 32 up to the file's own limit. `enabled_cpus` is a mask of CPU cores
     (0xF0: the fast ones of an RK3588), `base_domain_id` the NPU memory domain, `n_batch` how many inputs
-    every run has. `sampling` holds for every run that brings none of its own; its `max_tokens` too.
+    every run has. `sampling` holds for every run that brings none of its own; its `max_tokens` too, and
+    without one an answer may fill the context.
     """
 
     model: Path
@@ -47,28 +48,59 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     ids: tuple[int, ...]
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
     """One run: as many inputs as the handle's `n_batch`, answered together.
 
-    `keep_history` lets this run continue the KV cache that the one before left. `sampling` needs release
-    1.3.0, and changes only what it names. `lora` is the name of an adapter loaded before. The prompt's KV
-    cache is written to the file `save_prompt_cache`.
+    `keep_history` lets this run continue the KV cache that the one before left. `max_tokens` ends the answer
+    after so many tokens, in every release (with `n_batch` > 1 it needs 1.3.0). `sampling` needs release
+    1.3.0, and changes only what it names; its own `max_tokens` counts where the run has none. `lora` is the
+    name of an adapter loaded before. The prompt's KV cache is written to the file `save_prompt_cache`.
     """
 
     inputs: tuple[Prompt | Tokens, ...]
     mode: Mode = "generate"
     keep_history: bool = False
+    max_tokens: int | None = None
     sampling: Sampling | None = None
     lora: str | None = None
     save_prompt_cache: Path | None = None
 
 
+class Stepwise(msgspec.Struct, frozen=True, kw_only=True, tag="stepwise"):
+    """An answer drawn token by token from the logits mode, for what the runtime itself cannot do.
+
+    It needs release 1.2.0. `prompt` is raw text: special tokens in it are that, and no template is applied.
+    `vocabulary` is the folder of the model's tokenizer.json. Every field of `sampling` is honoured. `form`
+    is what `exo.generation.constraints.grammar` returns; `logprobs` is as in `exo.chat.ChatRequest`.
+    """
+
+    prompt: str
+    vocabulary: Path
+    sampling: Sampling = Sampling()
+    form: str | None = None
+    logprobs: int | None = None
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """The vector of a text: the mean of its tokens' last hidden states, L2-normalised."""
+
+    text: str
+
+
+AnyAsk: TypeAlias = Ask | Stepwise | Embed
+
+
 class Token(msgspec.Struct, frozen=True, tag="token"):
-    """The next token of the answer to input number `slot`, with its text: whole UTF-8 characters."""
+    """The next token of the answer to input number `slot`, with its text.
+
+    That is whole UTF-8 characters in an `Ask`; in a `Stepwise` it is the token's own bytes, which may end
+    within a character. `logprobs` come from a `Stepwise` that asked for them.
+    """
 
     text: bytes
     id: int
     slot: int = 0
+    logprobs: TokenLogprob | None = None
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
@@ -79,7 +111,10 @@ class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
 
 
 class Floats(msgspec.Struct, frozen=True, tag="floats"):
-    """Logits or last hidden states, a row per token: `memoryview(values).cast("f", (rows, columns))`."""
+    """Last hidden states, a row per token, or logits, the last token's row only.
+
+    `memoryview(values).cast("f", (rows, columns))` is how to read them.
+    """
 
     values: bytes
     rows: int
@@ -93,8 +128,19 @@ class SlotDone(msgspec.Struct, frozen=True, tag="slot_done"):
     slot: int
 
 
+class Vector(msgspec.Struct, frozen=True, tag="vector"):
+    """What an `Embed` asked for: a vector of length 1, made of the text's `tokens` tokens."""
+
+    values: tuple[float, ...]
+    tokens: int
+
+
 class Perf(msgspec.Struct, frozen=True):
-    """The runtime's own figures for one run, in seconds and megabytes."""
+    """The figures of one run, in seconds and megabytes.
+
+    The runtime's own; of a `Stepwise`, which is many runs, measured here, with 0 megabytes from a release
+    that does not tell them.
+    """
 
     prefill_tokens: int
     prefill_seconds: float
@@ -104,10 +150,17 @@ class Perf(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """How a run ended. `perf` is known from release 1.2.1, and not for every aborted run."""
+    """How a run ended. `perf` is known from release 1.2.1, and not for every aborted run.
+
+    `cut` is an answer that max_tokens ended, or a full context; the latter shows in `context_tokens` only.
+    Those are the tokens in the KV cache at the end, prompt and answer, of the fullest slot; None where the
+    release cannot tell (before 1.2.1).
+    """
 
     perf: Perf | None = None
     aborted: bool = False
+    cut: bool = False
+    context_tokens: int | None = None
 
 
-Event: TypeAlias = Token | Waiting | Floats | SlotDone
+Event: TypeAlias = Token | Waiting | Floats | SlotDone | Vector

@@ -1,7 +1,8 @@
 """What the vendor's runtime says on stdout and stderr, and what its owner can do about it.
 
 The runtime's functions fail with -1 and nothing else; the reason is only in the log. The wording is what
-users of releases 1.1.0 to 1.3.0 have reported; it could not be provoked here without the hardware.
+users of releases 1.1.0 to 1.3.0 have reported; it could not be provoked here without the hardware. What is
+said of a prompt that is too long has not been reported: that wording is the stand-in's.
 """
 
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from exo.errors import BadRequest, EngineFailed, ExoError, NotReady
+from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ExoError, NotReady
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -24,6 +25,12 @@ class Facts(msgspec.Struct, frozen=True):
     model_dtype: str | None = None
     max_context_limit: int | None = None
     npu_core_num: int | None = None
+
+
+class ContextTooLarge(BadRequest):
+    """More context was asked for than the model file was made for; `limit` is what it was made for."""
+
+    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,15 @@ COMPLAINTS: Sequence[Complaint] = (
     ),
     _complaint(
         r"max_context\[(?P<asked>\d+)\] must be less than the model's max_context_limit\[(?P<limit>\d+)\]",
-        BadRequest,
+        ContextTooLarge,
         "A context of {asked} tokens was asked for, but the model file was made for at most {limit}. "
         "Set num_ctx to {limit} or less, or convert the model again with a larger max_context.",
         "num_ctx",
+    ),
+    _complaint(
+        r"prompt of (?P<tokens>\d+) tokens.* exceeds? max_context(?:_len)?\[(?P<limit>\d+)\]",
+        ContextLengthExceeded,
+        "the prompt is {tokens} tokens long and the context holds {limit}, prompt and answer together",
     ),
     _complaint(
         r"target_platform does not match",
@@ -131,5 +143,8 @@ def explain(log_lines: Iterable[str]) -> ExoError | None:
         for line in lines:
             if match := complaint.pattern.search(line):
                 groups = {name: value or "a later one" for name, value in match.groupdict().items()}
-                return complaint.kind(complaint.message.format(**known, **groups), param=complaint.param)
+                error = complaint.kind(complaint.message.format(**known, **groups), param=complaint.param)
+                if isinstance(error, ContextTooLarge):
+                    error.limit = int(groups["limit"])
+                return error
     return None

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from exo.errors import BY_CODE, EngineFailed, ExoError
-from rkllama.asks import Ask, Event, Finished, Options
+from rkllama.asks import AnyAsk, Event, Finished, Options
 
 LENGTH = struct.Struct("<I")
 LOG_MARK = "[rkllama: this run has failed]"
@@ -31,7 +31,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
     id: int
-    ask: Ask
+    ask: AnyAsk
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

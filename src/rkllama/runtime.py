@@ -11,13 +11,15 @@ The runtime is a C library with a callback. What makes it awkward, and what is d
 - `rkllm_abort` is documented for other threads than the one in the callback, so from within a callback
   another thread sends it. What it does when the run is about to begin or has just ended is not documented:
   one sent before the first token is repeated at it, and none is sent once the run has said that it is over.
+- Before 1.3.0 a run cannot be told how many tokens to make, so it is aborted after them.
 
 A failed `rkllm_init` may leave the process unusable or end it, so each model belongs in a process of its own.
 
 Could not be tried without the hardware: what `rkllm_run` returns when aborted (here: an abort asked for
 explains any outcome); whether an abort during prefill takes effect before it ends; how n_batch > 1, logits
 and last hidden states are called back (here, as the vendor's headers and demos have it: an array of n_batch
-results, and pointers in any state but the final ones).
+results, and pointers in any state but the final ones); how many tokens a full context is reported to hold
+(the stand-in says all of it; one fewer is taken for full, too, as an answer's last token need not be stored).
 """
 
 import ctypes
@@ -38,9 +40,11 @@ from rkllama.library import Library
 class _Run:
     """What is known of the run under way."""
 
-    def __init__(self, ask: Ask, on_event: Callable[[Event], None]) -> None:
-        self.ask, self.on_event = ask, on_event
-        self.aborted = False
+    def __init__(self, ask: Ask, on_event: Callable[[Event], None], max_tokens: int | None) -> None:
+        self.ask, self.on_event, self.max_tokens = ask, on_event, max_tokens
+        self.tokens = [0] * len(ask.inputs)
+        self.aborted = False  # somebody wants no more of it
+        self.full = False  # it has made all the tokens it may, and is told to stop
         self.heard = False  # the runtime has called back
         self.unheeded = False  # an abort may have come too early and is to be repeated
         self.over = False  # the runtime has said so, and is about to return
@@ -78,6 +82,11 @@ class Runtime:
         return self.release >= Release.V1_3
 
     @property
+    def n_batch(self) -> int:
+        """How many inputs every run has."""
+        return self._arguments.n_batch
+
+    @property
     def max_context_len(self) -> int:
         """The context asked for at load; the model file's own limit may be smaller."""
         return int(self._arguments.param.max_context_len)
@@ -102,7 +111,7 @@ class Runtime:
         with self._alone():
             inputs = self._arguments.inputs(ask)
             infer = self._arguments.infer(ask)
-            run = _Run(ask, on_event)
+            run = _Run(ask, on_event, self._arguments.max_tokens(ask))
             with self._gate:
                 self._run = run
             try:
@@ -110,34 +119,35 @@ class Runtime:
             finally:
                 with self._gate:  # an abort on its way is over now, and none is sent from here on
                     self._run = None
-        if run.exception is not None:
-            raise run.exception
-        if not run.aborted and (code != 0 or run.failed):
-            told = "reported an error" if run.failed else f"returned {code}"
-            raise EngineFailed(f"The NPU runtime could not finish the answer: rkllm_run {told}.")
-        return Finished(run.perf, run.aborted)
+            if run.exception is not None:
+                raise run.exception
+            if not (run.aborted or run.full) and (code != 0 or run.failed):
+                told = "reported an error" if run.failed else f"returned {code}"
+                raise EngineFailed(f"The NPU runtime could not finish the answer: rkllm_run {told}.")
+            return self._finished(run)
 
     def abort(self) -> bool:
-        """Tell the run under way to stop, and do not wait for it to; False if there is none."""
+        """Tell the run under way to stop, and do not wait for it to; False if there is none, or if it has
+        not begun as far as the runtime is concerned, and would not hear of it before its first token."""
         run = self._run
         if run is not None and run.calling == threading.get_ident():
             run.aborted = True
-            self._abort_from_elsewhere(run)
+            self._stop_from_elsewhere(run)
             return True
-        return self._abort(run)
+        return self._stop(run, abort=True)
 
-    def _abort(self, run: _Run | None) -> bool:
+    def _stop(self, run: _Run | None, *, abort: bool = False) -> bool:
         with self._gate:
             if run is None or self._run is not run or run.over:
                 return False
-            run.aborted = True
+            run.aborted |= abort
             code = self._library.cdll.rkllm_abort(self._handle)
             if code != 0 or not run.heard:
                 run.unheeded = True
-            return True
+            return bool(code == 0)
 
-    def _abort_from_elsewhere(self, run: _Run) -> None:
-        threading.Thread(target=self._abort, args=(run,), name="rkllm-abort", daemon=True).start()
+    def _stop_from_elsewhere(self, run: _Run) -> None:
+        threading.Thread(target=self._stop, args=(run,), name="rkllm-abort", daemon=True).start()
 
     def _receive(self, results: Any, userdata: int | None, state: int) -> int:
         """The callback. Returns 0, "go on", whatever happens (releases up to 1.2.0 ignore it).
@@ -153,7 +163,7 @@ class Runtime:
             self._read(run, results, self._states.get(state, ""))
         except BaseException as exception:
             run.exception = exception
-            self._abort_from_elsewhere(run)
+            self._stop_from_elsewhere(run)
         finally:
             run.calling = None
         return 0
@@ -167,15 +177,20 @@ class Runtime:
         run.heard = True
         if run.unheeded:
             run.unheeded = False
-            self._abort_from_elsewhere(run)
+            self._stop_from_elsewhere(run)
         if not results:
             return
         for slot in range(len(run.ask.inputs)):
-            if run.aborted or run.exception is not None:
+            if run.aborted or run.full or run.exception is not None:
                 return
             event = self._event(run, results[slot], state, slot)
             if event is not None:
                 run.on_event(event)
+            if isinstance(event, Token | Waiting):
+                run.tokens[slot] += 1
+                if self._arguments.counts_tokens and run.tokens[slot] == run.max_tokens:
+                    run.full = True
+                    self._stop_from_elsewhere(run)
 
     def _event(self, run: _Run, result: Any, state: str, slot: int) -> Event | None:
         if run.ask.mode == "hidden":
@@ -183,13 +198,34 @@ class Runtime:
             return _copied(hidden.hidden_states, hidden.num_tokens, hidden.embd_size, slot)
         if run.ask.mode == "logits":
             logits = result.logits
-            return _copied(logits.logits, logits.num_tokens, logits.vocab_size, slot)
+            # A row for each token of a long prompt would be hundreds of megabytes, and only one says what
+            # comes next.
+            before = logits.num_tokens - 1
+            return _copied(logits.logits, logits.num_tokens, logits.vocab_size, slot, skip=before)
         if self._arguments.n_batch > 1 and result.token_id < 0:
             already, run.done[slot] = run.done[slot], True
             return None if already else SlotDone(slot)
         if state == "RKLLM_RUN_WAITING":
             return Waiting(result.token_id, slot)
         return Token(result.text or b"", result.token_id, slot)
+
+    def _finished(self, run: _Run) -> Finished:
+        """How a run that has ended well did so. A context that is nearly full when the model ends an answer
+        by itself is taken for full: that cannot be told apart."""
+        held, limit = self._context_tokens(), run.max_tokens
+        cut = run.ask.mode == "generate" and not run.aborted
+        at_limit = limit is not None and max(run.tokens) >= limit
+        filled = held is not None and held >= self.max_context_len - 1
+        return Finished(run.perf, run.aborted, cut and (at_limit or filled), held)
+
+    def _context_tokens(self) -> int | None:
+        """Tokens in the fullest slot's KV cache, for whoever holds the handle alone."""
+        if self.release < Release.V1_2_1:
+            return None
+        sizes = (ctypes.c_int * self.n_batch)()
+        code = self._library.cdll.rkllm_get_kv_cache_size(self._handle, sizes)
+        # The answer is complete: a figure about it that cannot be had is no reason to fail it.
+        return max(sizes) if code == 0 else None
 
     def _perf(self, result: Any) -> Perf | None:
         if self.release < Release.V1_2_1:
@@ -303,8 +339,12 @@ class Runtime:
         return handle
 
 
-def _copied(values: Any, rows: int, columns: int, slot: int) -> Floats | None:
+def _copied(values: Any, rows: int, columns: int, slot: int, *, skip: int = 0) -> Floats | None:
+    """`rows` of floats without the first `skip`; None where there are none."""
     if not values or rows <= 0 or columns <= 0:
         return None
-    size = rows * columns * ctypes.sizeof(ctypes.c_float)
-    return Floats(ctypes.string_at(values, size), rows, columns, slot)
+    row = columns * ctypes.sizeof(ctypes.c_float)
+    kept = rows - skip
+    return Floats(
+        ctypes.string_at(ctypes.addressof(values.contents) + skip * row, kept * row), kept, columns, slot
+    )

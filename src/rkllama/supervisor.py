@@ -20,7 +20,7 @@ from typing import Self
 
 from exo.errors import EngineFailed, ExoError, NotReady
 from rkllama import frames
-from rkllama.asks import Ask, Event, Finished, Options
+from rkllama.asks import AnyAsk, Event, Finished, Options
 from rkllama.diagnosis import Facts, explain, facts
 from rkllama.frames import Abort, Done, Failed, Load, Loaded, Run, Said
 
@@ -113,7 +113,20 @@ class ModelProcess:
         """What the runtime has printed of itself and of the model file."""
         return facts(self._first_lines)
 
-    async def run(self, ask: Ask) -> AsyncGenerator[Event | Finished, None]:
+    @property
+    def memory(self) -> int | None:
+        """Bytes of the process that are in memory, the library's and the model's shared pages among them;
+        None once it is dead. NPU memory is the driver's, and counts only as far as it is mapped there."""
+        if not self.alive:
+            return None
+        try:
+            resident = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):  # it died just now, and nobody has noticed yet
+            return None
+        # A process that is dead and not yet waited for has none.
+        return resident * os.sysconf("SC_PAGE_SIZE") or None
+
+    async def run(self, ask: AnyAsk) -> AsyncGenerator[Event | Finished, None]:
         """Events as they come, then `Finished`. Closed early, it returns when the runtime is idle.
 
         Raises `NotReady` while another run is under way, what the runtime failed with, or what the process
@@ -140,6 +153,11 @@ class ModelProcess:
             if not over:
                 await self._abort(id)
             self._busy = False
+
+    def abort(self) -> None:
+        """Has the run under way stop early; its events go on to their `Finished`."""
+        if self._busy:
+            self._writer.write(frames.encode(Abort(self._runs)))
 
     async def stop(self) -> None:
         """Ends the process, whatever it is doing, and frees the NPU's memory. May be called again."""

@@ -4,23 +4,34 @@ FD is an inherited socket to the server, on which frames pass. The runtime may c
 to stdout; here that harms one model. One thread reads what the server sends, so that an abort is heard
 while another runs the model. When the server is gone this process ends at once, without asking the runtime,
 which may be what is stuck.
+
+Prompts go to the model as they are: the server renders conversations. What a run may need besides the
+runtime, numpy and llguidance, is imported by the first run that does, as a board's memory is for models.
 """
 
 import ctypes
 import os
+import select
 import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 
 from exo.errors import EngineFailed
 from rkllama import frames
 from rkllama.abi import Release
-from rkllama.asks import Event, Finished
+from rkllama.asks import Ask, Embed, Event, Finished
+from rkllama.embedding import embed
 from rkllama.frames import Abort, Done, Failed, Load, Loaded, Run, Said
 from rkllama.library import open_library
 from rkllama.runtime import Runtime
+from rkllama.vocabulary import Vocabulary
+
+# Seconds until an abort that found nothing to abort is tried again.
+_AGAIN = 0.01
 
 
 class Worker:
@@ -28,6 +39,8 @@ class Worker:
         self._connection = connection
         self._sending = threading.Lock()
         self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._vocabularies: dict[Path, Vocabulary] = {}
+        self._running = -1  # the run under way
         self._aborted = -1  # the last run that the server wants no more of; ids never come again
 
     def work(self) -> None:
@@ -38,6 +51,8 @@ class Worker:
         try:
             release = Release.of(load.release) if load.release else None
             self._runtime = Runtime(open_library(load.library, release), load.options)
+            if self._runtime.release >= Release.V1_2_0:
+                self._runtime.set_chat_template("", "", "")
         except Exception as error:
             self._send(Failed.of(error))
             return
@@ -47,8 +62,17 @@ class Worker:
             if isinstance(message, Run):
                 self._runs.put(message)
             elif isinstance(message, Abort):
-                self._aborted = message.id
-                self._runtime.abort()
+                self._abort(message.id)
+
+    def _abort(self, id: int) -> None:
+        """Ends run `id`. It may be on its way to the runtime, or between two runs there, so it is told until
+        it has heard or is over. No other run can begin meanwhile: this thread is the one to receive it.
+        """
+        self._aborted = id
+        while self._running == id and not self._runtime.abort():
+            more, _, _ = select.select([self._connection], [], [], _AGAIN)
+            if more:  # which is the end of the connection, as nobody sends on while waiting for an abort
+                return
 
     def _run_all(self) -> None:
         while True:
@@ -66,14 +90,32 @@ class Worker:
             else:
                 self._send(Said(run.id, event))
 
-        if self._aborted == run.id:
-            return Done(run.id, Finished(aborted=True))
+        self._running = run.id
         try:
-            return Done(run.id, self._runtime.run(run.ask, on_event))
+            if self._aborted == run.id:
+                return Done(run.id, Finished(aborted=True))
+            return Done(run.id, self._answer(run, on_event))
         except ConnectionError:
             raise
         except Exception as error:
             return Failed.of(error, run.id)
+        finally:
+            self._running = -1
+
+    def _answer(self, run: Run, on_event: Callable[[Event], None]) -> Finished:
+        if isinstance(run.ask, Ask):
+            return self._runtime.run(run.ask, on_event)
+        if isinstance(run.ask, Embed):
+            return embed(self._runtime, run.ask, on_event)
+        from rkllama import stepwise
+
+        vocabulary = self._vocabulary(run.ask.vocabulary)
+        return stepwise.answer(self._runtime, run.ask, vocabulary, on_event, lambda: self._aborted == run.id)
+
+    def _vocabulary(self, folder: Path) -> Vocabulary:
+        if folder not in self._vocabularies:
+            self._vocabularies[folder] = Vocabulary.read(folder)
+        return self._vocabularies[folder]
 
     def _send(self, message: frames.FromWorker) -> None:
         if isinstance(message, Failed):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from exo.errors import BadRequest, EngineFailed, ExoError, NotReady
-from rkllama.diagnosis import COMPLAINTS, Facts, explain, facts
+from exo.errors import ContextLengthExceeded, EngineFailed, ExoError, NotReady
+from rkllama.diagnosis import COMPLAINTS, ContextTooLarge, Facts, explain, facts
 
 RUNTIME = "I rkllm: rkllm-runtime version: 1.2.3, rknpu driver version: 0.9.6, platform: RK3588"
 MODEL = (
@@ -19,8 +19,13 @@ CASES: list[tuple[str, type[ExoError], list[str]]] = [
     ("E rkllm: target_platform does not match", EngineFailed, ["RK3576", "RK3588"]),
     (
         "E rkllm: max_context[8192] must be less than the model's max_context_limit[4096]",
-        BadRequest,
+        ContextTooLarge,
         ["8192", "num_ctx to 4096"],
+    ),
+    (
+        "E rkllm: prompt of 310 tokens after 0 in the cache exceeds max_context_len[128]",
+        ContextLengthExceeded,
+        ["310 tokens long", "holds 128"],
     ),
     (
         "E rkllm: rknpu driver version is too low, please upgrade to 0.9.7",
@@ -92,3 +97,9 @@ def test_facts() -> None:
     )
     assert facts(["hello"]) == Facts()
     assert facts(["max_context_limit: many"]) == Facts()
+
+
+def test_a_context_too_large_says_what_the_limit_is() -> None:
+    error = explain(["max_context[8192] must be less than the model's max_context_limit[4096]"])
+    assert isinstance(error, ContextTooLarge)
+    assert error.limit == 4096

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from exo.chat import Sampling
+from exo.chat import Alternative, Sampling, TokenLogprob
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ModelNotFound, NotFound, NotReady
 from rkllama.abi import Release, since, until
 from rkllama.asks import (
     Ask,
+    Embed,
     Event,
     Finished,
     Floats,
@@ -26,8 +27,10 @@ from rkllama.asks import (
     Perf,
     Prompt,
     SlotDone,
+    Stepwise,
     Token,
     Tokens,
+    Vector,
     Waiting,
 )
 from rkllama.library import Library, open_library
@@ -156,7 +159,8 @@ def test_what_is_left_open_keeps_the_runtimes_default(bench: Bench) -> None:
     runtime = bench.load()
     param = bench.param
     assert param.model_path.endswith(b"model.rkllm")
-    assert (param.max_context_len, param.max_new_tokens, param.top_k) == (512, 77, 40)
+    # Without a limit of ours an answer may fill the context.
+    assert (param.max_context_len, param.max_new_tokens, param.top_k) == (512, 512, 40)
     assert (param.top_p, param.temperature, param.repeat_penalty) == (0.5, 0.75, 1.5)
     assert param.is_async is False
     assert runtime.max_context_len == 512
@@ -170,7 +174,9 @@ def test_options_reach_the_library(bench: Bench) -> None:
     )  # fmt: skip
     bench.load(max_context_len=1024, skip_special_token=True, base_domain_id=3, sampling=sampling)
     param = bench.param
-    assert (param.max_context_len, param.max_new_tokens, param.top_k) == (1024, 9, 7)
+    # Before 1.3.0 it could not be raised for a run, so it is kept by counting.
+    limit = 9 if bench.library.release >= Release.V1_3 else 1024
+    assert (param.max_context_len, param.max_new_tokens, param.top_k) == (1024, limit, 7)
     assert (param.top_p, param.temperature, param.repeat_penalty) == (0.125, 0.25, 2)
     assert (param.presence_penalty, param.frequency_penalty) == (1, -1)
     assert param.skip_special_token is True
@@ -272,7 +278,8 @@ def test_an_answer(bench: Bench) -> None:
     figures = Perf(
         prefill_tokens=6, prefill_seconds=0.25, generate_tokens=6, generate_seconds=1.5, memory_mb=64
     )
-    assert finished == Finished(figures if bench.library.release >= Release.V1_2_1 else None)
+    known = bench.library.release >= Release.V1_2_1
+    assert finished == (Finished(figures, context_tokens=10) if known else Finished())
 
 
 def test_one_run_after_another(bench: Bench) -> None:
@@ -351,6 +358,82 @@ def test_lora_and_prompt_cache(bench: Bench, tmp_path: Path) -> None:
     assert (bench.text("lora"), bench.text("cache")) == ("", "")
 
 
+def test_max_tokens_end_a_run(bench: Bench) -> None:
+    """The scripted runtime heeds no limit of its own; before 1.3.0 none could be passed to it anyway."""
+    runtime = bench.load(sampling=Sampling(max_tokens=4))
+    native = bench.library.release >= Release.V1_3
+    for asked, limit in ((2, 2), (None, 4), (6, 6), (1, 1)):
+        events, finished = hear(runtime, prompt("hé€abc", max_tokens=asked))
+        if native:
+            assert bench.infer.max_new_tokens == limit
+        else:
+            # Tokens whose text waits for the rest of a character are tokens, too.
+            assert len(events) == limit
+        assert finished.cut
+        assert not finished.aborted
+    events, finished = hear(runtime, prompt("hé€abc", max_tokens=100))
+    assert len(events) == 9
+    assert not finished.cut
+    for none in (0, -1):
+        with pytest.raises(BadRequest) as refused:
+            hear(runtime, prompt("a", max_tokens=none))
+        assert refused.value.param == "max_tokens"
+
+
+@releases(until(Release.V1_2_1))
+def test_a_run_that_has_made_its_tokens_is_told_to_stop(bench: Bench) -> None:
+    """And what it returns then is no failure, nor is it an abort."""
+    runtime = bench.load()
+    events, finished = hear(runtime, prompt("wait", max_tokens=1))
+    assert events == [Token(b"w", ord("w"))]
+    assert finished.cut
+    assert not finished.aborted
+    assert bench.number("aborts") == 1
+    events, finished = hear(runtime, prompt("ok"))
+    assert len(events) == 2
+    assert not finished.cut
+
+
+@releases(until(Release.V1_2_1))
+def test_who_aborts_a_run_at_its_limit_has_aborted_it(bench: Bench) -> None:
+    runtime = bench.load()
+    aborted: list[bool] = []
+    asked = prompt("wait", max_tokens=1)
+    run = Background(runtime, asked, lambda event: aborted.append(runtime.abort())).ended()
+    assert aborted == [True]
+    assert run.finished.aborted
+    assert not run.finished.cut
+
+
+@newest
+def test_max_tokens_of_the_run_go_before_those_of_its_sampling(bench: Bench) -> None:
+    runtime = bench.load(sampling=Sampling(max_tokens=33))
+    for asked, limit in (
+        (prompt("a", max_tokens=3, sampling=Sampling(max_tokens=5)), 3),
+        (prompt("a", sampling=Sampling(max_tokens=5)), 5),
+        (prompt("a", sampling=Sampling(top_p=0.5)), 33),
+        (prompt("a"), 33),
+    ):
+        hear(runtime, asked)
+        assert bench.infer.max_new_tokens == limit
+    hear(bench.load(), prompt("a"))
+    assert bench.infer.max_new_tokens == 512
+
+
+@releases(since(Release.V1_2_1))
+def test_a_full_context_shows_in_its_tokens(bench: Bench) -> None:
+    """The scripted runtime says that it holds ten."""
+    for limit, cut in ((10, True), (11, True), (12, False)):
+        events, finished = hear(bench.load(max_context_len=limit), prompt("abc"))
+        assert len(events) == 3
+        assert (finished.context_tokens, finished.cut) == (10, cut)
+    assert not hear(bench.load(max_context_len=10), prompt("abc", mode="hidden"))[1].cut
+    bench.set("refuse", -1)
+    finished = hear(bench.runtimes[0], prompt("abc"))[1]
+    assert (finished.context_tokens, finished.cut) == (None, False)
+    bench.set("refuse", 0)
+
+
 @releases(until(Release.V1_2_1))
 def test_sampling_per_run_is_refused_before_1_3(bench: Bench) -> None:
     with pytest.raises(BadRequest, match=r"per request needs 1\.3\.0") as caught:
@@ -390,11 +473,15 @@ def test_floats_are_copied_while_they_last(bench: Bench, mode: Mode) -> None:
         with pytest.raises(BadRequest, match="logits"):
             hear(runtime, prompt("a", mode=mode))
         return
-    events, _ = hear(runtime, prompt("a", mode=mode))
+    events, finished = hear(runtime, prompt("a", mode=mode))
     values = array("f", (0.5, 1.5, 2.5, 3.5, 4.5, 5.5))
-    assert events == [Floats(values.tobytes(), rows=2, columns=3)]
-    assert isinstance(events[0], Floats)
-    assert memoryview(events[0].values).cast("B").cast("f", (2, 3))[1, 0] == 3.5
+    if mode == "logits":  # only the last token's say what comes next
+        assert events == [Floats(values[3:].tobytes(), rows=1, columns=3)]
+    else:
+        assert events == [Floats(values.tobytes(), rows=2, columns=3)]
+        assert isinstance(events[0], Floats)
+        assert memoryview(events[0].values).cast("B").cast("f", (2, 3))[1, 0] == 3.5
+    assert not finished.cut
 
 
 @releases(since(Release.V1_2_1))
@@ -411,6 +498,16 @@ def test_several_inputs_at_once(bench: Bench) -> None:
     ]
     with pytest.raises(BadRequest, match="1 inputs were given where n_batch is 3"):
         hear(runtime, prompt("a"))
+    limited = Ask(inputs=(Prompt("abc"), Prompt("a"), Prompt("x")), max_tokens=1)
+    if bench.library.release < Release.V1_3:
+        with pytest.raises(BadRequest, match="n_batch > 1") as refused:
+            hear(runtime, limited)
+        assert refused.value.param == "max_tokens"
+        assert bench.load(n_batch=3, sampling=Sampling(max_tokens=9)).n_batch == 3
+        assert bench.param.max_new_tokens == 9
+    else:
+        hear(runtime, limited)
+        assert bench.infer.max_new_tokens == 1
 
 
 @pytest.mark.parametrize(("text", "told"), [("error", "reported an error"), ("code", "returned -7")])
@@ -422,7 +519,9 @@ def test_a_run_that_fails(bench: Bench, text: str, told: str) -> None:
 
 
 def test_a_last_call_without_a_result(bench: Bench) -> None:
-    assert hear(bench.load(), prompt("null")) == ([], Finished())
+    events, finished = hear(bench.load(), prompt("null"))
+    assert events == []
+    assert finished.perf is None
 
 
 # One thing at a time
@@ -631,14 +730,19 @@ def test_what_cannot_be_freed_says_so(bench: Bench) -> None:
 def test_values_cross_a_pipe() -> None:
     ask = Ask(inputs=(Prompt("a"), Tokens((1, 2))), sampling=Sampling(top_k=1), save_prompt_cache=Path("/x"))
     options = Options(model=Path("/m"), enabled_cpus=0xF0)
+    biased = Sampling(logit_bias={3: 1.5}, seed=-1)
+    stepwise = Stepwise(prompt="a", vocabulary=Path("/v"), sampling=biased, form="start: a", logprobs=2)
+    likely = Alternative("a", -0.5, (97,))
     events: list[Event | Finished] = [
         Token(b"\xff", 3),
         Waiting(1),
         Floats(b"0123", 1, 1),
         SlotDone(2),
-        Finished(),
+        Token(b"a", 1, logprobs=TokenLogprob(likely, (likely,))),
+        Vector((0.6, -0.8), 3),
+        Finished(cut=True, context_tokens=7),
     ]
-    for value in (ask, options):
+    for value in (ask, options, stepwise, Embed("a")):
         packed = msgspec.msgpack.encode(value, enc_hook=str)
         decoded = msgspec.msgpack.decode(packed, type=type(value), dec_hook=lambda kind, value: kind(value))
         assert decoded == value

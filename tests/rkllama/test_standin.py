@@ -170,6 +170,36 @@ def test_an_exception_in_the_callback_comes_out(load: Load) -> None:
     assert "423" in said(hear(runtime, conversation(SUM))[0])
 
 
+def test_max_tokens_are_exactly_that(load: Load) -> None:
+    """From 1.3.0 the runtime stops by itself; before, it is told to, and what it still makes is not heard."""
+    runtime = verbatim(load(sampling=Sampling(temperature=0, max_tokens=5)))
+    whole = ids(hear(runtime, conversation(SUM), max_tokens=200)[0])
+    assert len(whole) > 7
+    for asked, limit in ((1, 1), (None, 5), (7, 7), (len(whole), len(whole))):
+        events, finished = hear(runtime, conversation(SUM), max_tokens=asked)
+        assert ids(events) == whole[:limit]
+        assert finished.cut
+        assert not finished.aborted
+    events, finished = hear(runtime, conversation(SUM), max_tokens=len(whole) + 1)
+    assert ids(events) == whole
+    assert not finished.cut
+
+
+@releases["since 1.2.1"]
+def test_a_full_context_cuts_an_answer(load: Load) -> None:
+    runtime = verbatim(load(max_context_len=64))
+    events, finished = hear(runtime, conversation("Count from 3 to 60."))
+    assert finished.cut
+    assert finished.context_tokens == 64
+    assert len(ids(events)) < 64
+    (held,) = runtime.kv_cache_size()
+    assert held == 64
+    events, finished = hear(runtime, conversation("Hello"), max_tokens=20)
+    assert finished.cut == (len(ids(events)) == 20)
+    assert finished.context_tokens is not None
+    assert finished.context_tokens < 63
+
+
 @releases["1.3"]
 def test_sampling_per_run(load: Load) -> None:
     runtime = verbatim(load(sampling=Sampling(temperature=2, top_k=40)))
@@ -186,7 +216,8 @@ def test_logits_name_the_next_token(load: Load) -> None:
     first = ids(hear(runtime, conversation(SUM))[0])[0]
     floats = [each for each in hear(runtime, conversation(SUM), mode="logits")[0] if isinstance(each, Floats)]
     assert floats
-    last = memoryview(floats[-1].values).cast("f")[-floats[-1].columns :].tolist()
+    assert floats[-1].rows == 1
+    last = memoryview(floats[-1].values).cast("f").tolist()
     assert last.index(max(last)) == first
 
 

@@ -1,0 +1,359 @@
+"""`.rkllm` models on the NPU: exo's engine over a process for each model.
+
+Theory of operation. The conversation is rendered here, through the model's chat template, and goes to the
+runtime as raw text; its raw answer goes through `exo.channels`. What the runtime can do itself (its own
+sampling, and per request from release 1.3.0) it does, at its full speed. A request that wants more - a
+sampling other than the loaded one, a seed, a JSON schema, logprobs - is drawn token by token from the
+runtime's logits (`stepwise`), which needs the model's tokenizer beside its file; where that cannot be, the
+request is refused with the remedy. One request runs at a time; the queue is `exo.residency`'s.
+
+A process that dies fails the request it was answering. The model is not `alive` then, and the residency loads
+it again for the next one.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from exo.cards import ModelCard
+from exo.channels import Channels
+from exo.chat import (
+    ChatRequest,
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    FinishReason,
+    Sampling,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from exo.engine import LoadedModel
+from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
+from exo.generation.constraints import grammar
+from exo.generation.templates import ChatTemplate
+from rkllama import asks, modelfile
+from rkllama.abi import Release
+from rkllama.asks import AnyAsk, Ask, Embed, Event, Options, Prompt, Stepwise, Token, Vector, Waiting
+from rkllama.diagnosis import ContextTooLarge
+from rkllama.families import template_for
+from rkllama.models import Entry, Models
+from rkllama.supervisor import ModelProcess
+
+log = logging.getLogger(__name__)
+
+# The runtime's documented defaults, set at every load so that it is known what a model was loaded with.
+RUNTIME_DEFAULTS = Sampling(
+    temperature=0.8, top_k=40, top_p=0.9, repeat_penalty=1.1, presence_penalty=0.0, frequency_penalty=0.0
+)
+# What the runtime writes for an id beyond the tokenizer's vocabulary: "[PAD151935]".
+_NO_TOKEN = re.compile(rb"\[PAD\d+\]")
+# How long an answer may take to begin and to go on, in seconds. A prompt of 8192 tokens has been reported to
+# take 226 s on an RK3588; twice the time at that speed is allowed, and a token is taken for two bytes.
+_TO_BEGIN, _TO_GO_ON = 60.0, 60.0
+_SLOWEST_PREFILL = 36.0
+_BYTES_PER_TOKEN = 2
+# Tokens from which on a prefill says how fast the model reads.
+_TELLING_PREFILL = 32
+
+
+class RkllmEngine:
+    formats = frozenset({"rkllm"})
+
+    def __init__(
+        self,
+        models: Models,
+        library: Path,
+        *,
+        release: str | None = None,
+        cpus: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_answer: Callable[[str, float], None] = lambda model, seconds: None,
+    ) -> None:
+        """`library` is the vendor's, of `release` or the one it shows to be. `cpus` is a mask of the CPU
+        cores that the runtime may use; `environment` is the model processes', None for this one's.
+        `on_answer` is told of each answer's model and seconds on the NPU, its turn's wait not among them."""
+        self._models = models
+        self._library = library
+        self._release = release
+        self._cpus = cpus
+        self._environment = environment
+        self._on_answer = on_answer
+        self._processes: dict[str, ModelProcess] = {}
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of each loaded model's process."""
+        sizes = {model: process.memory for model, process in self._processes.items()}
+        return {model: size for model, size in sizes.items() if size is not None}
+
+    async def load(self, card: ModelCard, files: Path) -> LoadedModel:
+        entry = self._models.entry(card.id)
+        try:
+            return await self._load(entry, entry.card.context)
+        except ContextTooLarge as error:
+            if entry.modelfile.context is not None or not error.limit:
+                raise
+            log.info("%s was made for a context of %d tokens", card.id, error.limit)
+            self._models.learn(card.id, error.limit)
+            return await self._load(entry, error.limit)
+
+    async def _load(self, entry: Entry, context: int) -> LoadedModel:
+        options = Options(
+            model=entry.file,
+            max_context_len=context,
+            base_domain_id=entry.modelfile.domain,
+            enabled_cpus=self._cpus,
+            sampling=msgspec.structs.replace(_runs_with(entry.card.sampling), max_tokens=context),
+        )
+        process = await ModelProcess.start(
+            options, self._library, release=self._release, environment=self._environment
+        )
+        self._processes[entry.card.id] = process
+        return RkllmModel(entry, context, process, partial(self._on_answer, entry.card.id))
+
+
+class RkllmModel:
+    """A model on the NPU, in a process of its own."""
+
+    slots = 1
+
+    def __init__(
+        self, entry: Entry, context: int, process: ModelProcess, on_answer: Callable[[float], None]
+    ) -> None:
+        self._entry = entry
+        self._context = context
+        self._process = process
+        self._on_answer = on_answer
+        self._loaded_with = _runs_with(entry.card.sampling)
+        self._template: ChatTemplate | None = None
+        self._prefill_speed = _SLOWEST_PREFILL  # tokens per second, the slowest seen
+
+    def __repr__(self) -> str:
+        return f"<RkllmModel {self._entry.card.id} {self._process!r}>"
+
+    @property
+    def process(self) -> ModelProcess:
+        """Where it runs."""
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process.alive
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        prompt, thinking = self._prompt(request)
+        raw = request.prompt is not None
+        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
+        clock = _Clock()
+        async with aclosing(self._events(self._ask(request, prompt), prompt)) as events:
+            async for event in events:
+                match event:
+                    case Token() | Waiting() if channels.stopped:
+                        clock.unwanted += 1  # made before the runtime heeded the abort
+                    case Waiting():
+                        clock.token()
+                        channels.feed(b"")
+                    case Token():
+                        clock.token()
+                        self._check(event)
+                        for delta in channels.feed(event.text, logprobs=_logprobs(event)):
+                            yield delta
+                        if channels.stopped:
+                            self._process.abort()
+                    case asks.Finished():
+                        for delta in channels.finish():
+                            yield delta
+                        self._on_answer(clock.seconds())
+                        yield self._finished(event, channels, clock)
+                    case _:
+                        raise EngineFailed(f"the runtime answered a chat with {type(event).__name__}")
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        vectors, tokens = [], 0
+        for text in request.texts:
+            async with aclosing(self._events(Embed(text), text)) as events:
+                async for event in events:
+                    if isinstance(event, Vector):
+                        vectors.append(event.values)
+                        tokens += event.tokens
+        return Embeddings(tuple(vectors), tokens)
+
+    async def unload(self) -> None:
+        await self._process.stop()
+
+    def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
+        if request.prompt is not None:
+            return request.prompt, False
+        if self._template is None:
+            entry = self._entry
+            found = template_for(
+                entry.beside, entry.modelfile.template, entry.card.id, entry.modelfile.hub, entry.file.name
+            )
+            self._template = ChatTemplate(found.source, bos=found.bos, eos=found.eos)
+        return self._template.render(request)
+
+    def _ask(self, request: ChatRequest, prompt: str) -> AnyAsk:
+        """As the runtime's own run where it can do what is asked, else token by token."""
+        form = grammar(request)
+        wanted = request.sampling
+        beyond = self._beyond_the_runtime(request)
+        if beyond is None:
+            sampling = (
+                msgspec.structs.replace(wanted, max_tokens=None) if self._process.samples_per_run else None
+            )
+            return Ask(inputs=(Prompt(prompt),), sampling=sampling, max_tokens=wanted.max_tokens)
+        folder = self._entry.beside
+        has_logits = self._process.release != str(Release.V1_1)
+        if has_logits and (folder / "tokenizer.json").is_file():
+            return Stepwise(
+                prompt=prompt,
+                vocabulary=folder,
+                sampling=_over(self._loaded_with, wanted),
+                form=form,
+                logprobs=request.logprobs,
+            )
+        remedies = [f"install release {Release.V1_2_0} or later"] if not has_logits else []
+        remedies.append(f"put the tokenizer.json of '{self._entry.card.id}' into {folder}")
+        if (key := beyond.upper()) in modelfile.KEYS:
+            remedies.append(f"or leave {beyond} out and set {key} in its Modelfile")
+        raise BadRequest(
+            f"{beyond} is more than the NPU runtime installed ({self._process.release}) does per request: "
+            + ", ".join(remedies),
+            param=beyond,
+        )
+
+    def _beyond_the_runtime(self, request: ChatRequest) -> str | None:
+        """The parameter that the runtime itself cannot honour, if there is one."""
+        wanted = request.sampling
+        if request.json_schema is not None:
+            return "response_format"
+        if request.grammar is not None:
+            return "grammar"
+        if request.logprobs is not None:
+            return "logprobs"
+        for name in ("seed", "min_p", "logit_bias"):
+            if getattr(wanted, name) not in (None, {}):
+                return name
+        if self._process.samples_per_run:
+            return None
+        for name, value in _named(RUNTIME_DEFAULTS).items():
+            asked = getattr(wanted, name)
+            if asked is not None and asked != getattr(self._loaded_with, name, value):
+                return name
+        return None
+
+    async def _events(self, ask: AnyAsk, prompt: str) -> AsyncGenerator[Event | asks.Finished, None]:
+        """What the process says, each in its time. Closing it leaves the runtime idle.
+
+        Raises `Timeout` naming the override; a prompt that does not fit is the prompt's fault.
+        """
+        override = self._entry.modelfile.timeout
+        patience = override or to_begin(len(prompt.encode()), self._prefill_speed)
+        async with aclosing(self._process.run(ask)) as events:
+            while True:
+                try:
+                    async with asyncio.timeout(patience):
+                        event = await anext(events, None)
+                except TimeoutError:
+                    raise Timeout(
+                        f"'{self._entry.card.id}' was silent for {patience:.3g} s on the NPU and was "
+                        f"stopped; TIMEOUT=seconds in {self._entry.folder / 'Modelfile'} allows more"
+                    ) from None
+                except ContextLengthExceeded as error:
+                    param = "input" if isinstance(ask, Embed) else "messages"
+                    raise ContextLengthExceeded(error.message, param=param) from error
+                if event is None:
+                    return
+                patience = override or _TO_GO_ON
+                yield event
+
+    def _check(self, token: Token) -> None:
+        if _NO_TOKEN.fullmatch(token.text):
+            raise EngineFailed(
+                f"'{self._entry.card.id}' writes {token.text.decode()}, an id that is no token: its output "
+                "is corrupt. Usual causes: the file was made by a toolkit of another release than the "
+                f"runtime ({self._process.release}), or numbers overflow on this chip, which release 1.3.0 "
+                "mends for some models"
+            )
+
+    def _finished(self, end: asks.Finished, channels: Channels, clock: "_Clock") -> Finished:
+        reason: FinishReason = "length" if end.cut and not channels.stopped else "stop"
+        if channels.called:
+            reason = "tool_calls"
+        evaluated = end.perf.prefill_tokens if end.perf else 0
+        # At the end the cache holds every token of prompt and answer, but for the last of an answer broken
+        # off, perhaps; of the prompt's, `evaluated` were new.
+        prompt = max(evaluated, (end.context_tokens or 0) - clock.tokens - clock.unwanted)
+        usage = Usage(
+            prompt,
+            clock.tokens,
+            min(channels.reasoning_tokens, clock.tokens),
+            prompt - evaluated if evaluated else 0,
+        )
+        if end.perf is None or not end.perf.prefill_seconds:
+            return Finished(reason, usage, clock.timings())
+        if evaluated >= _TELLING_PREFILL:
+            self._prefill_speed = min(self._prefill_speed, evaluated / end.perf.prefill_seconds)
+        return Finished(reason, usage, Timings(end.perf.prefill_seconds, end.perf.generate_seconds))
+
+
+class _Clock:
+    """Counts an answer's tokens and times them, for releases that do not."""
+
+    def __init__(self) -> None:
+        self.tokens = self.unwanted = 0
+        self._began = time.perf_counter()
+        self._first: float | None = None
+
+    def token(self) -> None:
+        self.tokens += 1
+        if self._first is None:
+            self._first = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def timings(self) -> Timings:
+        now = time.perf_counter()
+        first = self._first or now
+        return Timings(first - self._began, now - first)
+
+
+def _logprobs(token: Token) -> tuple[TokenLogprob, ...]:
+    return (token.logprobs,) if token.logprobs else ()
+
+
+def to_begin(prompt_bytes: int, prefill_speed: float) -> float:
+    """Seconds that an answer may take to begin: they grow with the prompt, and as the model's prefill (tokens
+    per second) is slower."""
+    return _TO_BEGIN + 2 * prompt_bytes / _BYTES_PER_TOKEN / prefill_speed
+
+
+def _runs_with(sampling: Sampling) -> Sampling:
+    """What the runtime is loaded with for a card's sampling: all named, and nothing beyond the runtime."""
+    own = {name: value for name, value in _named(sampling).items() if name in _named(RUNTIME_DEFAULTS)}
+    return msgspec.structs.replace(RUNTIME_DEFAULTS, **own)
+
+
+def _over(base: Sampling, own: Sampling) -> Sampling:
+    """`own`, and what it leaves open from `base`."""
+    return msgspec.structs.replace(base, **_named(own))
+
+
+def _named(sampling: Sampling) -> dict[str, Any]:
+    """What it says, without what it leaves open."""
+    return {
+        name: value for name, value in msgspec.structs.asdict(sampling).items() if value not in (None, {})
+    }
