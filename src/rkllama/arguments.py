@@ -96,7 +96,9 @@ class Arguments:
         return infer
 
     def _fill_param(self) -> None:
-        options, cpus = self._options, self._options.enabled_cpus
+        options = self._options
+        # A hint, which releases before 1.2.0 do not take.
+        cpus = options.enabled_cpus if self._release >= Release.V1_2_0 else None
         self._set(
             self.param,
             model_path=text(str(options.model), "model"),
@@ -114,8 +116,7 @@ class Arguments:
             self.param.extend_param,
             base_domain_id=options.base_domain_id,
             embed_flash=options.embed_flash,
-            enabled_cpus_num=None if cpus is None else cpus.bit_count(),
-            enabled_cpus_mask=cpus,
+            **({} if cpus is None else {"enabled_cpus_num": cpus.bit_count(), "enabled_cpus_mask": cpus}),
             n_batch=options.n_batch,
         )
 

@@ -14,9 +14,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is loaded; the names are the vendor's. None leaves a choice to the runtime.
 
     `max_context_len` is a multiple of 32 up to the file's own limit. `enabled_cpus` is a mask of CPU cores
-    (0xF0: the fast ones of an RK3588), `base_domain_id` the NPU memory domain, `n_batch` how many inputs
-    every run has. `sampling` holds for every run that brings none of its own; its `max_tokens` too, and
-    without one an answer may fill the context.
+    (0xF0: the fast ones of an RK3588), which releases before 1.2.0 choose themselves; `base_domain_id` is
+    the NPU memory domain, `n_batch` how many inputs every run has. `sampling` holds for every run that
+    brings none of its own; its `max_tokens` too, and without one an answer may fill the context.
     """
 
     model: Path

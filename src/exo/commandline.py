@@ -1,0 +1,72 @@
+"""What the command lines of `exo` and `rkllama` share: how failures are shown, kinds of values, the log."""
+
+import logging
+import math
+import os
+import sys
+
+import click
+
+from exo.errors import ExoError
+
+
+class Commands(click.Group):
+    """Options without a command are those of `serve`; failures are one line, not a traceback."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
+            args = ["serve", *args]
+        return super().parse_args(context, args)
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except ExoError as error:
+            raise click.ClickException(error.message) from error
+
+
+class Seconds(click.FloatRange):
+    """A time that ends: `nan` and `inf` are floats, too."""
+
+    name = "seconds"
+
+    def convert(self, value: float, param: click.Parameter | None, context: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, context))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, context)
+        return seconds
+
+
+def key() -> str | None:
+    """The key this machine's owner set for its servers, to serve with or to ask with."""
+    return os.environ.get("EXO_API_KEY") or None
+
+
+def memory_size(text: str | None) -> int:
+    """Bytes of "6GB", "512MB" or a plain number; None is three quarters of this machine's memory."""
+    if text is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "": 1}
+    number = text.upper().rstrip("KMGB")
+    unit = text.upper()[len(number) :]
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise click.BadParameter(f"'{text}' is no size; write 6GB or 512MB", param_hint="--memory")
+    return size
+
+
+def log_to_stderr() -> None:
+    """Plain lines for people on stderr, more of them with DEBUG=1; the access log, JSON a line, as it is."""
+    debug = os.environ.get("DEBUG", "0")
+    if not debug.isdigit():
+        raise click.UsageError(f"DEBUG is '{debug}'; it takes 0 (quiet) to 9")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if int(debug) else logging.INFO, handlers=[handler])
+    access = logging.getLogger("exo.access")
+    bare = logging.StreamHandler(sys.stderr)
+    access.addHandler(bare)
+    access.propagate = False
