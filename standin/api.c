@@ -1,28 +1,19 @@
-/* The vendor's functions of one release, over `engine.c`. */
+/* The vendor's functions of one release, over `engine.h`. */
 #include "rkllm.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "engine.h"
+#include "load.h"
+#include "log.h"
 
 #define HAS_TEMPLATE (STANDIN_RELEASE >= 10200)
 #define HAS_BATCH (STANDIN_RELEASE >= 10201)
 #define HAS_RUN_SAMPLING (STANDIN_RELEASE >= 10300)
-
-#if STANDIN_RELEASE >= 10300
-#define RELEASE_NAME "1.3.0"
-#elif STANDIN_RELEASE >= 10201
-#define RELEASE_NAME "1.2.3"
-#elif STANDIN_RELEASE >= 10200
-#define RELEASE_NAME "1.2.0"
-#else
-#define RELEASE_NAME "1.1.4"
-#endif
 
 typedef struct {
     Engine *engine;
@@ -126,63 +117,6 @@ static int embed(void *owner, int32_t *ids, uint64_t count, void *out, uint64_t 
 
 /* Init. */
 
-static const char *upper(char *to, size_t size, const char *from, size_t length) {
-    size_t n = 0;
-    for (; n < length && n + 1 < size; n++) to[n] = from[n] >= 'a' && from[n] <= 'z' ? from[n] - 32 : from[n];
-    to[n] = '\0';
-    return to;
-}
-
-static int refuse_magic(void) {
-#if STANDIN_RELEASE >= 10201
-    return log_error("invalid rkllm model!");
-#else
-    return log_error("invalid rknn llm model magic");
-#endif
-}
-
-/* Loads the file, or logs why not, in the vendor's words. */
-static int read_model(Container *container, const RKLLMParam *param, const Options *options) {
-    char platform[16], its_platform[16], dtype[16];
-    bool is_old = options_fault(options, FAULT_OLD_DRIVER);
-    log_info("rkllm-runtime version: " RELEASE_NAME ", rknpu driver version: %s, platform: %s",
-             is_old ? "0.9.6" : "0.9.8", upper(platform, sizeof platform, options->platform, strlen(options->platform)));
-    if (options_fault(options, FAULT_NO_DRIVER)) return log_error("failed to open rknpu module, need to insmod rknpu dirver!");
-    if (is_old) return log_error("rknpu driver version is too low, please upgrade to 0.9.7");
-    log_info("loading rkllm model from %s", param->model_path ? param->model_path : "(null)");
-
-    ContainerState state = container_read(container, param->model_path);
-    if (state == CONTAINER_UNREADABLE) return log_error("failed to open %s", param->model_path ? param->model_path : "(null)");
-    if (state != CONTAINER_READ) return refuse_magic();
-    int made_for = container_release(container) / 100;
-    bool is_same = made_for == STANDIN_RELEASE / 100;
-    if (!is_same || options_fault(options, FAULT_BAD_MAGIC)) {
-        if (!is_same && made_for < STANDIN_RELEASE / 100)
-            log_error("The model version is too old, please use the latest toolkit to reconvert the model!");
-        else
-            refuse_magic();
-        container_free(container);
-        return -1;
-    }
-    upper(its_platform, sizeof its_platform, container->platform.bytes, container->platform.length);
-    log_info("rkllm-toolkit version: %.*s, max_context_limit: %u, npu_core_num: %u, target_platform: %s, model_dtype: %s",
-             (int)container->toolkit.length, container->toolkit.bytes, container->max_context_limit,
-             container->npu_core_num, its_platform,
-             upper(dtype, sizeof dtype, container->dtype.bytes, container->dtype.length));
-    int result = 0;
-    if (strcmp(platform, its_platform))
-        result = log_error("target_platform does not match, the model is for %s and this is %s", its_platform, platform);
-    else if (param->max_context_len > (int32_t)container->max_context_limit)
-        result = log_error("max_context[%d] must be less than the model's max_context_limit[%u]", param->max_context_len,
-                           container->max_context_limit);
-    else if (param->max_context_len <= 0)
-        result = log_error("max_context[%d] must be greater than 0", param->max_context_len);
-    else if (options_fault(options, FAULT_NPU_OOM))
-        result = log_error("failed to malloc npu memory, size: %zu, flags: 0x2", container->size);
-    if (result) container_free(container);
-    return result;
-}
-
 static Sampling sampling_of(const RKLLMParam *param) {
     return (Sampling){param->top_k,             param->top_p,            param->temperature, param->repeat_penalty,
                       param->frequency_penalty, param->presence_penalty, param->mirostat,    param->mirostat_tau,
@@ -209,12 +143,10 @@ int rkllm_init(LLMHandle *out, RKLLMParam *param, LLMResultCallback callback) {
     if (!out || !param || !has_callback) return log_error("rkllm_init needs a handle, parameters and a callback");
     *out = NULL;
     if (!options_read(&config.options)) return -1;
-    if (options_fault(&config.options, FAULT_CRASH_INIT)) {
-        signal(SIGSEGV, SIG_DFL);
-        raise(SIGSEGV);
-    }
-    if (options_fault(&config.options, FAULT_INIT_FAIL)) return log_error("rkllm init failed");
-    if (read_model(&container, param, &config.options)) return -1;
+    if (fault_strikes(&config.options.fault, FAULT_CRASH_INIT)) fault_crash();
+    if (fault_strikes(&config.options.fault, FAULT_HANG_INIT)) fault_hang();
+    if (fault_strikes(&config.options.fault, FAULT_INIT_FAIL)) return log_error("rkllm init failed");
+    if (load_model(&container, param->model_path, param->max_context_len, STANDIN_RELEASE, &config.options)) return -1;
     if (!count_handle(1)) {
         container_free(&container);
         return log_error("this release runs one model in a process");
@@ -323,7 +255,11 @@ static Job *job_of(const Handle *handle, const RKLLMInput *inputs, const RKLLMIn
     job->mode = mode_of(param);
     job->sampling = handle->sampling;
     job->max_new_tokens = handle->max_new_tokens;
+#if HAS_RUN_SAMPLING
+    job->userdata = userdata ? userdata : handle->callbacks.result_userdata;
+#else
     job->userdata = userdata;
+#endif
 #if STANDIN_RELEASE >= 10200
     job->keep_history = param->keep_history;
 #endif

@@ -1,9 +1,10 @@
 /* One loaded model and its runs, without the vendor's structs: `api.c` translates.
  *
- * Theory of operation. An engine has one cache for each slot of its batch and runs one job at a time; `busy`
- * says so, and whoever calls in meanwhile is told off on stderr. A run works out what of its input the cache
- * holds already, evaluates the rest (prefill), and then alternates: choose a token per slot, hand them out
- * through `emit`, evaluate them. So every token handed out is in the cache, unless the run was aborted.
+ * Theory of operation. An engine has one cache for each slot of its batch and runs one job at a time; whoever
+ * calls in meanwhile is told off on stderr. A run works out what of its input the cache holds already,
+ * evaluates the rest (prefill), and then alternates: choose a token per slot, hand them out through `emit`,
+ * evaluate them. So every token handed out is in the cache, unless the run was aborted or the context was
+ * full. A full context ends the run, or is shifted first, as the options say.
  *
  * With a pace, each step waits until the moment at which the board would have been done, counted from the
  * start of the phase: computing takes none of the board's time, and waits do not add up their lateness. */
@@ -79,8 +80,10 @@ int engine_run(Engine *engine, Job *job);
 int engine_run_async(Engine *engine, Job *job);
 void job_free(Job *job, int slots);
 
+/* These may be asked for at any time. */
 int engine_abort(Engine *engine);
 bool engine_is_running(Engine *engine);
+int engine_cache_sizes(Engine *engine, int *sizes);
 
 /* These are refused, with a complaint, while a run is in progress. */
 int engine_set_template(Engine *engine, const char *system, const char *prefix, const char *postfix);
@@ -88,16 +91,11 @@ int engine_set_tools(Engine *engine, const char *system, const char *tools, cons
 int engine_load_cache(Engine *engine, const char *path);
 int engine_release_cache(Engine *engine);
 int engine_clear(Engine *engine, bool keep_system);
-/* Takes positions [from[slot], to[slot]) out of each slot's cache. */
+/* Takes positions [from[slot], to[slot]) out of each slot's cache; only while a run without history is paused. */
 int engine_clear_ranges(Engine *engine, const int *from, const int *to);
-int engine_cache_sizes(Engine *engine, int *sizes);
 
 int engine_hidden(const Engine *engine);
 int engine_vocabulary(const Engine *engine);
 int engine_slots(const Engine *engine);
-
-/* "E rkllm: ..." to stderr, "I rkllm: ..." to stdout; returns -1. */
-int log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

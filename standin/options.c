@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,20 +26,6 @@ static const struct {
     {"rk3576", "MiniCPM3-4B", 2537, 4.87, 2380},    {"rk3576", "ChatGLM3-6B", 2167, 4.63, 3023},
 };
 
-static const struct {
-    const char *name;
-    FaultKind kind;
-    bool numbered;
-} FAULTS[] = {
-    {"crash-init", FAULT_CRASH_INIT, false},     {"crash-prefill", FAULT_CRASH_PREFILL, false},
-    {"crash-decode", FAULT_CRASH_DECODE, true},  {"hang-prefill", FAULT_HANG_PREFILL, false},
-    {"hang-decode", FAULT_HANG_DECODE, true},    {"corrupt-ids", FAULT_CORRUPT_IDS, true},
-    {"matmul-failed", FAULT_MATMUL, true},       {"bad-magic", FAULT_BAD_MAGIC, false},
-    {"npu-oom", FAULT_NPU_OOM, false},           {"old-driver", FAULT_OLD_DRIVER, false},
-    {"no-driver", FAULT_NO_DRIVER, false},       {"init-fail", FAULT_INIT_FAIL, false},
-    {"slow-abort", FAULT_SLOW_ABORT, true},
-};
-
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 
 static bool refuse(const char *name, const char *value) {
@@ -45,13 +33,14 @@ static bool refuse(const char *name, const char *value) {
     return false;
 }
 
+static bool is_amount(double number) { return isfinite(number) && number >= 0; }
+
 static bool read_pace(Options *options, const char *value) {
     double ttft_ms, tokens_per_s;
     int end = 0;
     if (sscanf(value, "%lf/%lf%n", &ttft_ms, &tokens_per_s, &end) == 2 && !value[end]) {
-        if (ttft_ms < 0 || tokens_per_s <= 0) return refuse("STANDIN_PACE", value);
         options->pace = (Pace){ttft_ms, 1000 / tokens_per_s, 0};
-        return true;
+        return is_amount(ttft_ms) && is_amount(tokens_per_s) && tokens_per_s > 0 ? true : refuse("STANDIN_PACE", value);
     }
     for (size_t i = 0; i < COUNT(FIGURES); i++) {
         size_t length = strlen(FIGURES[i].platform);
@@ -65,53 +54,87 @@ static bool read_pace(Options *options, const char *value) {
     return refuse("STANDIN_PACE", value);
 }
 
-static bool read_fault(Options *options, const char *value) {
-    for (size_t i = 0; i < COUNT(FAULTS); i++) {
-        size_t length = strlen(FAULTS[i].name);
-        const char *rest = value + length;
-        char *end;
-        if (strncmp(value, FAULTS[i].name, length) || *rest != (FAULTS[i].numbered ? ':' : '\0')) continue;
-        options->fault = FAULTS[i].kind;
-        if (!FAULTS[i].numbered) return true;
-        options->fault_at = strtol(rest + 1, &end, 10);
-        return end != rest + 1 && !*end && options->fault_at >= 0 ? true : refuse("STANDIN_FAULT", value);
-    }
-    return refuse("STANDIN_FAULT", value);
-}
-
-static bool read_number(const char *name, const char *value, double *number) {
+static bool read_token_ms(Options *options, const char *value) {
     char *end;
-    *number = strtod(value, &end);
-    return end != value && !*end && *number >= 0 ? true : refuse(name, value);
+    options->pace.token_ms = strtod(value, &end);
+    return end != value && !*end && is_amount(options->pace.token_ms) ? true : refuse("STANDIN_TOKEN_MS", value);
 }
 
-static const char *environment(const char *name) {
-    const char *value = getenv(name);
-    return value && *value ? value : NULL;
+static bool read_seed(Options *options, const char *value) {
+    char *end;
+    errno = 0;
+    options->seed = strtoull(value, &end, 10);
+    options->has_seed = true;
+    return !errno && !value[strspn(value, "0123456789")] ? true : refuse("STANDIN_SEED", value);
 }
 
-bool options_read(Options *options) {
-    const char *value;
-    double number;
-    *options = (Options){.platform = "rk3588"};
-    if ((value = environment("STANDIN_PACE")) && !read_pace(options, value)) return false;
-    if ((value = environment("STANDIN_TOKEN_MS")) && !read_number("STANDIN_TOKEN_MS", value, &options->pace.token_ms))
-        return false;
-    if ((value = environment("STANDIN_SEED"))) {
-        if (!read_number("STANDIN_SEED", value, &number)) return false;
-        options->has_seed = true;
-        options->seed = (uint64_t)number;
-    }
-    if ((value = environment("STANDIN_PLATFORM"))) snprintf(options->platform, sizeof options->platform, "%s", value);
-    if ((value = environment("STANDIN_FAULT")) && !read_fault(options, value)) return false;
-    if ((value = environment("STANDIN_FAULT_ONCE")))
-        snprintf(options->fault_once, sizeof options->fault_once, "%s", value);
-    options->abort_on_reentry = environment("STANDIN_ABORT_ON_REENTRY") != NULL;
+static bool copy(const char *name, const char *value, char *to, size_t size) {
+    if (strlen(value) >= size) return refuse(name, value);
+    strcpy(to, value);
     return true;
 }
 
-bool options_fault(const Options *options, FaultKind kind) {
-    return options->fault == kind && (!*options->fault_once || !unlink(options->fault_once));
+static bool read_platform(Options *options, const char *value) {
+    return copy("STANDIN_PLATFORM", value, options->platform, sizeof options->platform);
+}
+
+static bool read_fault(Options *options, const char *value) {
+    return fault_read(&options->fault, value) ? true : refuse("STANDIN_FAULT", value);
+}
+
+static bool read_fault_once(Options *options, const char *value) {
+    return copy("STANDIN_FAULT_ONCE", value, options->fault.once, sizeof options->fault.once);
+}
+
+static bool read_when_full(Options *options, const char *value) {
+    options->shifts_when_full = !strcmp(value, "shift");
+    return options->shifts_when_full || !strcmp(value, "end") ? true : refuse("STANDIN_WHEN_FULL", value);
+}
+
+static bool read_abort_on_reentry(Options *options, const char *value) {
+    (void)value;
+    return options->abort_on_reentry = true;
+}
+
+static const struct {
+    const char *name;
+    bool (*read)(Options *, const char *);
+} VARIABLES[] = {
+    {"STANDIN_PACE", read_pace}, /* before those that change a part of it */
+    {"STANDIN_TOKEN_MS", read_token_ms},
+    {"STANDIN_PLATFORM", read_platform},
+    {"STANDIN_SEED", read_seed},
+    {"STANDIN_WHEN_FULL", read_when_full},
+    {"STANDIN_FAULT", read_fault},
+    {"STANDIN_FAULT_ONCE", read_fault_once},
+    {"STANDIN_ABORT_ON_REENTRY", read_abort_on_reentry},
+};
+
+static bool is_known(const char *entry, size_t length) {
+    for (size_t i = 0; i < COUNT(VARIABLES); i++)
+        if (strlen(VARIABLES[i].name) == length && !strncmp(VARIABLES[i].name, entry, length)) return true;
+    return false;
+}
+
+/* A misspelt name must not go unnoticed, either. */
+static bool are_all_known(void) {
+    for (char **entry = environ; *entry; entry++) {
+        size_t length = strcspn(*entry, "=");
+        if (strncmp(*entry, "STANDIN_", strlen("STANDIN_")) || is_known(*entry, length)) continue;
+        fprintf(stderr, "standin: %s is not understood; see standin/README.md\n", *entry);
+        return false;
+    }
+    return true;
+}
+
+bool options_read(Options *options) {
+    *options = (Options){.platform = "rk3588"};
+    if (!are_all_known()) return false;
+    for (size_t i = 0; i < COUNT(VARIABLES); i++) {
+        const char *value = getenv(VARIABLES[i].name);
+        if (value && *value && !VARIABLES[i].read(options, value)) return false;
+    }
+    return true;
 }
 
 /* Attention makes long prompts dearer than in proportion: 71 s for 4096 and 226 s for 8192 positions have been

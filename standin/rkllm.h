@@ -1,7 +1,7 @@
 /* The vendor runtime's binary interface, as this project knows it: names and layouts by release.
  *
  * STANDIN_RELEASE is major * 10000 + minor * 100 + patch. 1.1.0 to 1.1.4 are alike, and so are 1.2.1 to
- * 1.2.3. Every size, offset, enumerator and prototype here is compared with tests/standin/abi in the tests;
+ * 1.2.3. Every size, offset, enumerator and prototype here is compared with tests/abi in the tests;
  * the sizes that tell releases apart are asserted below as well.
  */
 #ifndef STANDIN_RKLLM_H

@@ -12,7 +12,8 @@ typedef struct Transformer Transformer;
 
 /* Keys and values of one sequence. A token is -1 where the input was no token (an embedding). */
 typedef struct {
-    int capacity, used;
+    int capacity;
+    _Atomic int used; /* its size may be asked for during a run */
     int32_t *tokens;
     float *keys, *values; /* [layer][position][kv heads x head] */
 } Cache;

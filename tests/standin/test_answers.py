@@ -191,7 +191,7 @@ def test_history_is_kept_when_asked_for(start: Start, tokenizer: Tokenizer) -> N
 def test_clearing_the_cache(start: Start, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(prompt(SUM, system="Be brief.")).ids
     system = tokenizer.encode("<|im_start|>system\nBe brief.<|im_end|>\n").ids
-    with start() as handle, start() as fresh:
+    with start() as handle:
         clear = handle.lib.rkllm_clear_kv_cache
         expected = handle.ask(ids)
         assert clear(handle.pointer, 0, None, None) == 0
@@ -201,13 +201,6 @@ def test_clearing_the_cache(start: Start, tokenizer: Tokenizer) -> None:
         handle.template("<|im_start|>system\nBe brief.<|im_end|>\n", "", "")
         assert clear(handle.pointer, 1, None, None) == 0
         assert handle.cached() == len(system)
-        # A range out of the middle: what follows moves up, as if it had always been there.
-        handle.run(ids, mode=LOGITS)
-        assert clear(handle.pointer, 0, (ctypes.c_int * 1)(0), (ctypes.c_int * 1)(len(system))) == 0
-        assert handle.cached() == len(ids) - len(system)
-        rest = ids[len(system) :]
-        assert handle.ask(rest) == fresh.ask(rest)
-        assert handle.events[-1].perf["prefill_tokens"] == 1
     with start("1.2.0") as handle:
         assert handle.lib.rkllm_clear_kv_cache(handle.pointer, 0) == 0
 
@@ -328,6 +321,18 @@ def test_a_batch_answers_each_as_alone(start: Start) -> None:
                 assert [token < 0 for token in event.tokens] == [step >= length for length in lengths]
 
 
+def test_a_batch_never_waits(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one state for all; a slot whose character is incomplete has its token and no text."""
+    monkeypatch.setenv("STANDIN_SEED", "7")
+    hot = {"top_k": 0, "top_p": 1.0, "temperature": 50.0, "max_new_tokens": 300, "ignore_eos_token": True}
+    with start("1.3.0", n_batch=2, **hot) as handle:
+        handle.ask("Hello", "Hello")
+        assert {event.state for event in handle.events} == {NORMAL, FINISH}
+        texts = [event.texts for event in handle.events[:-1]]
+        assert [None, None] in texts
+        assert any((one is None) != (other is None) for one, other in texts)
+
+
 def test_the_context_is_a_limit(start: Start, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(prompt(SUM)).ids
     with start(max_context_len=32) as handle:
@@ -352,6 +357,58 @@ def test_pausing_and_resuming(start: Start) -> None:
         assert all(event.state == NORMAL for event in handle.events), "a pause is no end"
         handle.on_event = lambda event: 0
         assert handle.ask(whole[5:7]) == whole[7:]
+
+
+def test_a_callback_is_given_the_runs_userdata_or_else_the_handles(start: Start) -> None:
+    seen: list[int | None] = []
+    with start("1.3.0", callbacks={"result_userdata": ctypes.c_void_p(7)}, max_new_tokens=1) as handle:
+        handle.on_userdata = seen.append
+        handle.ask("Hello")
+        handle.ask("Hello", userdata=9)
+    assert seen == [7, 7, 9, 9]
+
+
+def test_an_embedding_callback_that_fails_fails_the_run(
+    start: Start, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In prefill, in decode, and when a shift evaluates anew what it keeps."""
+    ids, calls = tokenizer.encode("Hello").ids, []
+
+    def embed(_: Any, ids: Any, count: int, out: int, size: int) -> int:
+        calls.append(count)
+        ctypes.memset(out, 0, size)
+        return -5 if len(calls) == fails_at else 0
+
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    embed_type = ctypes.CFUNCTYPE(
+        number, pointer, ctypes.POINTER(number), ctypes.c_uint64, pointer, ctypes.c_uint64
+    )
+    monkeypatch.setenv("STANDIN_WHEN_FULL", "shift")
+    callbacks = {"embed_callback": embed_type(embed)}
+    room = 16 - len(ids)
+    own = {"max_context_len": 16, "max_new_tokens": 20, "ignore_eos_token": True}
+    for fails_at, tokens in ((1, 0), (4, 3), (room + 2, room + 1)):
+        calls.clear()
+        with start("1.3.0", callbacks=callbacks, **own) as handle:
+            assert handle.run(ids) == -1
+            assert handle.events[-1].state == ERROR
+            assert len(handle.tokens()) == tokens
+        assert calls[-1] == {1: len(ids), 4: 1}.get(fails_at, 8)
+    assert capfd.readouterr().err.count("the embedding callback failed with -5") == 3
+
+
+@pytest.mark.parametrize("answer", [-1, 4096])
+def test_a_tokenizer_callback_that_fails_fails_the_run(
+    answer: int, start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Among them one that would have needed a larger buffer than it was given."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    tokenizer_type = ctypes.CFUNCTYPE(number, pointer, pointer, number, ctypes.POINTER(number), number)
+    callbacks = {"tokenizer_callback": tokenizer_type(lambda *_: answer)}
+    with start("1.3.0", callbacks=callbacks) as handle:
+        assert handle.run(SUM) == -1
+        assert [event.state for event in handle.events] == [ERROR]
+    assert f"the tokenizer callback answered {answer} for a buffer of 2049" in capfd.readouterr().err
 
 
 def test_callbacks_of_the_newest_release(start: Start, tokenizer: Tokenizer) -> None:

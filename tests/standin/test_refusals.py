@@ -117,12 +117,37 @@ def test_crashes(fault: str, tokens: int, build: Path, file_for: FileFor) -> Non
     assert ("made" in died.stdout) == (tokens >= 0)
 
 
+def test_a_hanging_init_never_returns(build: Path, file_for: FileFor) -> None:
+    source = f"""
+from pathlib import Path
+from tests.standin.vendor import Library
+library = Library("1.2.3", Path({str(build / "1.2.3/librkllmrt.so")!r}))
+print("loading", flush=True)
+library.start(Path({str(file_for())!r}))
+print("loaded", flush=True)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", source],
+        env={"STANDIN_FAULT": "hang-init"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "loading\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+    finally:
+        child.kill()
+        assert child.communicate()[0] == ""
+
+
 @pytest.mark.parametrize(("fault", "tokens"), [("hang-prefill", 0), ("hang-decode:2", 2)])
 def test_hangs_heed_no_abort(fault: str, tokens: int, build: Path, file_for: FileFor) -> None:
     program = f"""
         import sys, threading
         from pathlib import Path
-from typing import Any
         from tests.standin.vendor import Library
         library = Library("1.2.3", Path({str(build / "1.2.3/librkllmrt.so")!r}))
         handle = library.start(Path({str(file_for())!r}))
@@ -162,6 +187,37 @@ def test_corrupt_ids_never_end_by_themselves(
     with load("1.2.3").start(file_for(), max_new_tokens=60) as handle:
         assert handle.ask(SUM) == healthy[:4] + [151935] * 56
         assert handle.text().endswith("[PAD151935][PAD151935]")
+
+
+def test_without_a_tokenizer_only_tokens_can_be_run(
+    load: Load, file_for: FileFor, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_FAULT", "no-tokenizer")
+    with load("1.2.3").start(file_for()) as handle:
+        assert handle.run(SUM) == -1
+        assert [event.state for event in handle.events] == [ERROR]
+        assert handle.ask([20, 21])
+    assert capfd.readouterr().err == "E rkllm: Tokenizer is unavailable\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STANDIN_PLATFORM", "a-board-with-a-long-name"),
+        ("STANDIN_FAULT_ONCE", "/" + "x" * 1024),
+        ("STANDIN_FAULT", "crash-decode:99999999999"),
+        ("STANDIN_FAULT", "crash-decode:-1"),
+        ("STANDIN_SEED", "1.5"),
+        ("STANDIN_TOKEN_MS", "nan"),
+        ("STANDIN_PACE", "378/inf"),
+        ("STANDIN_FALT", "crash-decode:3"),
+    ],
+)
+def test_a_wish_that_is_not_understood_whole_is_refused(
+    name: str, value: str, load: Load, file_for: FileFor, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"standin: {name}={value} is not understood" in refused(load("1.2.3"), file_for(), capfd)
 
 
 def test_a_failing_matmul_is_an_error(

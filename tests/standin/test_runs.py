@@ -160,6 +160,14 @@ def test_destroying_a_busy_handle_ends_its_run_with_a_complaint(
     assert "RE-ENTRY rkllm_destroy" in capfd.readouterr().err
 
 
+def test_a_run_can_be_destroyed_before_its_thread_has_begun(start: Start) -> None:
+    for _ in range(20):
+        handle = start(max_new_tokens=1)
+        assert handle.run(SUM, asynchronous=True) == 0
+        assert handle.close() == 0
+        assert handle.events[-1].state == FINISH
+
+
 def test_reentry_can_be_made_fatal(build: Path, file_for: Callable[..., Path]) -> None:
     program = """
         handle.on_event = lambda event: handle.run("other")

@@ -113,6 +113,7 @@ class Handle:
         self.lib, self.types = library.lib, library.types
         self.events: list[Event] = []
         self.on_event: Callable[[Event], int] = lambda event: 0
+        self.on_userdata: Callable[[int | None], object] = lambda userdata: None
         self.raw: Any = None  # the last result pointer, for those who want to misuse it
         param = self.lib.rkllm_createDefaultParam()
         param.model_path = str(model).encode()
@@ -157,6 +158,7 @@ class Handle:
         role: str | None = None,
         cache: tuple[str, bool] | None = None,
         sampling: dict[str, Any] | None = None,
+        userdata: int | None = None,
         **param: Any,
     ) -> int:
         """One run; its events are in `events`, which begins anew."""
@@ -173,7 +175,7 @@ class Handle:
             chosen = self.types.RKLLMSamplingParam(**sampling)
             infer.sampling_params = ctypes.addressof(chosen)
         run = self.lib.rkllm_run_async if asynchronous else self.lib.rkllm_run
-        return int(run(self.pointer, given, ctypes.byref(infer), None))
+        return int(run(self.pointer, given, ctypes.byref(infer), ctypes.c_void_p(userdata)))
 
     def ask(self, *inputs: str | Sequence[int], **options: Any) -> list[int]:
         """The tokens of an answer that went well."""
@@ -210,6 +212,7 @@ class Handle:
 
     def _called(self, results: Any, userdata: Any, state: int) -> int:
         self.raw = results
+        self.on_userdata(userdata)
         event = Event(state, [], [])
         for slot in range(self.slots):
             result = results[slot]
