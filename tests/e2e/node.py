@@ -53,13 +53,15 @@ class Reply(NamedTuple):
 class Node:
     """`exo serve` on a free port of 127.0.0.1, listening when the constructor returns."""
 
+    program = "exo.main"
+
     def __init__(self, home: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
         self.home = home
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self._checked = 0
-        command = [sys.executable, "-m", "exo.main", "--host", "127.0.0.1", "--port", "0", *flags]
+        command = [sys.executable, "-m", self.program, "--host", "127.0.0.1", "--port", "0", *flags]
         self.process = subprocess.Popen(
             command,
             env=environment(home, env),
@@ -278,9 +280,8 @@ class Wire:
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process' environment without its own settings for exo, so that a developer's do no harm."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("EXO_") and name != "DEBUG"
-    }
+    ours = ("EXO_", "RKLLM_SERVER_", "DEBUG")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "EXO_HOME": str(home), **(more or {})}
 
 
