@@ -1,5 +1,6 @@
 """What is put through the contract: one way to build each kind of responder."""
 
+import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +17,23 @@ from exo.http import openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.remote import Remote
+from exo.http.upstream import Upstream
 from exo.metrics import Metrics
 from exo.residency import Limits, Residency
-from exo.settings import HttpSettings
+from exo.settings import HttpSettings, UpstreamSettings
 from exo.store.catalogue import BUNDLED, Catalogue
 from tests.doubles import SilentObserver, card, served
+from tests.rkllama.board import Board
+
+
+@dataclass
+class Ground:
+    """What subjects are built on: a folder of their own, the stand-in runtimes, and model files for them."""
+
+    folder: Path
+    build: Path
+    file_for: Callable[..., Path]
+
 
 DEMO = BUNDLED / "exo-demo" / "model.gguf"
 _WORDS = ["one ", "two ", "three ", "four ", "fünf ", "🙂 "] * 20
@@ -49,12 +62,12 @@ def counting() -> Script:
 
 
 @asynccontextmanager
-async def scripted(folder: Path) -> AsyncIterator[Subject]:
+async def scripted(ground: Ground) -> AsyncIterator[Subject]:
     yield Subject(ScriptedModel(counting()), slots=2, model="counting")
 
 
 @asynccontextmanager
-async def llamacpp(folder: Path) -> AsyncIterator[Subject]:
+async def llamacpp(ground: Ground) -> AsyncIterator[Subject]:
     card = Catalogue(BUNDLED)["exo-demo"][0]
     model = await LlamaCppEngine(slots=3).load(card, DEMO)
     try:
@@ -64,7 +77,7 @@ async def llamacpp(folder: Path) -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
-async def residency(folder: Path) -> AsyncIterator[Subject]:
+async def residency(ground: Ground) -> AsyncIterator[Subject]:
     shelf = Catalogue(BUNDLED)
     here = Residency([LlamaCppEngine(slots=2)], shelf, Limits(memory=1 << 30), SilentObserver())
     try:
@@ -74,9 +87,32 @@ async def residency(folder: Path) -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
-async def remote(folder: Path) -> AsyncIterator[Subject]:
+async def remote(ground: Ground) -> AsyncIterator[Subject]:
     """The whole way: client, HTTP, dialect, residency, engine, and back."""
-    async with residency(folder) as behind:
+    async with _server(ground) as url:
+        client = Remote(url)
+        try:
+            yield Subject(client, slots=2, model="exo-demo")
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def upstream(ground: Ground) -> AsyncIterator[Subject]:
+    """The same way, as part of another node."""
+    async with _server(ground) as url:
+        server = Upstream(UpstreamSettings(kind="openai", url=url), silence=60.0)
+        await server.refresh()
+        try:
+            yield Subject(server, slots=2, model="exo-demo")
+        finally:
+            await server.close()
+
+
+@asynccontextmanager
+async def _server(ground: Ground) -> AsyncIterator[str]:
+    """A node with the bundled model; its address."""
+    async with residency(ground) as behind:
         desk = Desk(
             served(behind.responder, card(behind.model)),
             Metrics("0", ("llamacpp",)),
@@ -84,16 +120,34 @@ async def remote(folder: Path) -> AsyncIterator[Subject]:
             lambda: None,
         )
         async with TestServer(build(desk, openai_routes.routes()), handler_cancellation=True) as server:
-            client = Remote(str(server.make_url("")))
-            try:
-                yield Subject(client, slots=2, model="exo-demo")
-            finally:
-                await client.close()
+            yield str(server.make_url("")).rstrip("/")
 
 
-SUBJECTS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Subject]]] = {
+def npu(release: str) -> Callable[[Ground], AbstractAsyncContextManager[Subject]]:
+    """The NPU server's engine, over the stand-in of a release."""
+
+    @asynccontextmanager
+    async def on_board(ground: Ground) -> AsyncIterator[Subject]:
+        board = Board(ground.folder, ground.build, ground.file_for, release)
+        board.put()
+        engine = board.engine()
+        here = Residency([engine], board.models, Limits(memory=1 << 30), SilentObserver())
+        try:
+            yield Subject(here, slots=1, model="demo")
+        finally:
+            await here.close()
+            # asyncio's transports of processes are unmade by the collector, and warn where a loop is gone.
+            gc.collect()
+
+    return on_board
+
+
+SUBJECTS: Mapping[str, Callable[[Ground], AbstractAsyncContextManager[Subject]]] = {
     "scripted": scripted,
     "llamacpp": llamacpp,
     "residency": residency,
     "remote": remote,
+    "npu-1.2.3": npu("1.2.3"),
+    "npu-1.3.0": npu("1.3.0"),
+    "upstream": upstream,
 }

@@ -4,7 +4,7 @@ A new engine adds itself to `subjects.SUBJECTS` and passes, or is not done.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import pytest
 
 from exo.chat import Sampling, Text
 from exo.errors import ContextLengthExceeded
-from tests.contract.subjects import SUBJECTS, Subject
+from tests.contract.subjects import SUBJECTS, Ground, Subject
 from tests.doubles import answer, finished, reasoning, text
 
 
 @pytest.fixture(params=SUBJECTS)
-async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    async with SUBJECTS[request.param](tmp_path) as subject:
+async def subject(
+    request: pytest.FixtureRequest, tmp_path: Path, build: Path, file_for: Callable[..., Path]
+) -> AsyncIterator[Subject]:
+    async with SUBJECTS[request.param](Ground(tmp_path, build, file_for)) as subject:
         yield subject
 
 
