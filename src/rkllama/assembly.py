@@ -24,7 +24,7 @@ from exo.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from rkllama.engine import RkllmEngine
 from rkllama.metrics import NpuMetrics
-from rkllama.models import Models
+from rkllama.models.catalogue import Models
 
 log = logging.getLogger(__name__)
 

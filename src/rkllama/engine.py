@@ -41,13 +41,14 @@ from exo.engine import LoadedModel
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
 from exo.generation.constraints import grammar
 from exo.generation.templates import ChatTemplate
-from rkllama import asks, modelfile
-from rkllama.abi import Release
-from rkllama.asks import AnyAsk, Ask, Embed, Event, Options, Prompt, Stepwise, Token, Vector, Waiting
-from rkllama.diagnosis import ContextTooLarge
-from rkllama.families import template_for
-from rkllama.models import Entry, Models
-from rkllama.supervisor import ModelProcess
+from rkllama.models import modelfile
+from rkllama.models.catalogue import Entry, Models
+from rkllama.models.families import template_for
+from rkllama.process.supervisor import ModelProcess
+from rkllama.vendor import asks
+from rkllama.vendor.abi import Release
+from rkllama.vendor.asks import AnyAsk, Ask, Embed, Event, Options, Prompt, Stepwise, Token, Vector, Waiting
+from rkllama.vendor.diagnosis import ContextTooLarge
 
 log = logging.getLogger(__name__)
 

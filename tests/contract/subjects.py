@@ -23,7 +23,7 @@ from exo.residency import Limits, Residency
 from exo.settings import HttpSettings, UpstreamSettings
 from exo.store.catalogue import BUNDLED, Catalogue
 from tests.doubles import SilentObserver, card, served
-from tests.rkllama.board import Board
+from tests.rkllama.npu import Board
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.e2e.node import Node
-from tests.rkllama.board import put_model
+from tests.rkllama.npu import put_model
 
 RELEASES = ("1.1.4", "1.2.0", "1.2.3", "1.3.0")
 

@@ -2,7 +2,7 @@
 
 import re
 
-from rkllama.abi import CALLBACKS, ENUMS, FUNCTIONS, RECORDS, Field, Function, Record, Release
+from rkllama.vendor.abi import CALLBACKS, ENUMS, FUNCTIONS, RECORDS, Field, Function, Record, Release
 
 
 def header(release: Release) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rkllama.abi import Release
+from rkllama.vendor.abi import Release
 from tests.rkllama.cheader import header
 
 SCRIPTED = Path(__file__).with_name("scripted.c")

@@ -20,7 +20,7 @@ from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
 from exo.store.catalogue import BUNDLED, Catalogue
 from rkllama.engine import RkllmModel, to_begin
 from tests.doubles import answer, finished, reasoning, text
-from tests.rkllama.board import GREEDY, RELEASES, Board, request
+from tests.rkllama.npu import GREEDY, RELEASES, Board, request
 
 Load = Callable[..., Awaitable[RkllmModel]]
 

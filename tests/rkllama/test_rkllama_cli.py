@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import exo
-from rkllama.board import Board
+from rkllama.board.facts import Board
+from rkllama.board.measure import measure, prompt
+from rkllama.board.tune import STATE
 from rkllama.cli import app
-from rkllama.measure import measure, prompt
-from rkllama.tune import STATE
-from tests.rkllama import trees
+from tests.rkllama.board import trees
 
 Run = Callable[..., Result]
 QWEN = "Qwen2.5-1.5B-Instruct"

@@ -1,4 +1,4 @@
-"""`rkllama doctor`: gathers the evidence, and prints what `rkllama.doctor` makes of it."""
+"""`rkllama doctor`: gathers the evidence, and prints what `rkllama.board.doctor` makes of it."""
 
 import asyncio
 import difflib
@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from exo.errors import BadRequest, ExoError, ModelNotFound
-from rkllama.board import read_board
-from rkllama.doctor import examine
-from rkllama.evidence import Evidence, Finding, FoundLibrary, ModelFile
-from rkllama.library import chosen_release, find_library
+from rkllama.board.doctor import examine
+from rkllama.board.evidence import Evidence, Finding, FoundLibrary, ModelFile
+from rkllama.board.facts import read_board
+from rkllama.vendor.library import chosen_release, find_library
 
 _MARKS = {"ok": "ok", "note": "note", "slow": "SLOW", "broken": "BROKEN"}
 
@@ -50,7 +50,7 @@ def _gather(root: Path, models: Path, model: str | None) -> Evidence:
         return Evidence(board=board, library=found, models=_on_disk([file] if file else _all(models)))
     if file is None:
         return Evidence(board=board, library=_found(library), models=_on_disk(_all(models)))
-    from rkllama.measure import measure
+    from rkllama.board.measure import measure
 
     click.echo(f"Loading {file.name} and timing three answers ...", err=True)
     measured, working = asyncio.run(measure(file, library, lambda: read_board(root), release=release))
@@ -59,7 +59,7 @@ def _gather(root: Path, models: Path, model: str | None) -> Evidence:
 
 
 def _found(library: Path) -> FoundLibrary:
-    from rkllama.probe import release_of
+    from rkllama.board.probe import release_of
 
     try:
         return FoundLibrary(path=str(library), release=release_of(library))
@@ -72,7 +72,7 @@ def _all(models: Path) -> list[Path]:
 
 
 def _on_disk(files: Sequence[Path]) -> tuple[ModelFile, ...]:
-    from rkllama.measure import described
+    from rkllama.board.measure import described
 
     return tuple(map(described, files))
 

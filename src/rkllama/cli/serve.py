@@ -94,8 +94,9 @@ def serve(
     commandline.log_to_stderr()
     import uvloop
 
-    from rkllama import assembly, library
-    from rkllama.board import read_board
+    from rkllama import assembly
+    from rkllama.board.facts import read_board
+    from rkllama.vendor import library
 
     here = read_board(root).platform
     if target_platform and here and target_platform.lower() != here:

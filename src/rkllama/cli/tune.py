@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from exo.errors import NotReady
-from rkllama.board import read_board
-from rkllama.tune import (
+from rkllama.board.facts import read_board
+from rkllama.board.tune import (
     GOVERNOR,
     STATE,
     Outcome,

@@ -1,0 +1,111 @@
+"""What passes between the server and the process that holds a model: one message file for the boundary.
+
+A frame is a little-endian u32 length and that many bytes of msgpack. The server sends `Load` first, once;
+then `Run`s, one at a time, and `Abort`s. The worker answers each with its counterpart. The end of the
+connection ends the worker, whatever it is doing.
+
+What the runtime prints comes by another way, and only there is the reason of a failure. So that it can be
+waited for, the worker prints `LOG_MARK` before it sends `Failed`.
+"""
+
+import struct
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from exo.errors import BY_CODE, EngineFailed, ExoError
+from rkllama.vendor.asks import AnyAsk, Event, Finished, Options
+
+LENGTH = struct.Struct("<I")
+LOG_MARK = "[rkllama: this run has failed]"
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Loads `options.model` with the runtime in `library`, of `release` or of the one it shows to be."""
+
+    options: Options
+    library: Path
+    release: str | None = None
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    id: int
+    ask: AnyAsk
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Ends run `id` early; nothing happens if it has ended by itself."""
+
+    id: int
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    release: str
+    samples_per_run: bool
+
+
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    id: int
+    event: Event
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """Run `id` is over and the runtime is idle."""
+
+    id: int
+    finished: Finished
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Run `id` failed and the runtime is idle, or, with no id, the model could not be loaded."""
+
+    code: str
+    message: str
+    param: str | None = None
+    id: int | None = None
+
+    @classmethod
+    def of(cls, error: Exception, id: int | None = None) -> "Failed":
+        if isinstance(error, ExoError):
+            return cls(error.code, error.message, error.param, id)
+        return cls(EngineFailed.code, f"{type(error).__name__}: {error}", None, id)
+
+    def error(self) -> ExoError:
+        return BY_CODE.get(self.code, EngineFailed)(self.message, param=self.param)
+
+
+ToWorker: TypeAlias = Load | Run | Abort
+FromWorker: TypeAlias = Loaded | Said | Done | Failed
+
+
+def _path_out(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no frame holds a {type(value).__name__}")
+
+
+def _path_in(kind: type, value: object) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"no frame holds a {kind.__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_path_out)
+_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=_path_in)
+_from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=_path_in)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    message: ToWorker = _to_worker.decode(body)
+    return message
+
+
+def decode_from_worker(body: bytes) -> FromWorker:
+    message: FromWorker = _from_worker.decode(body)
+    return message
