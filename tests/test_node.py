@@ -7,7 +7,7 @@ import pytest
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message, Sampling, Text
 from exo.engines.scripted import ScriptedEngine
-from exo.errors import BadRequest, ModelNotFound
+from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
 from exo.node import LocalNode, complete
 from exo.nodes import Device
 from exo.residency import Limits, Residency
@@ -92,16 +92,21 @@ def test_a_prompt_without_template_gets_no_thinking_switch() -> None:
 
 
 class _Elsewhere:
-    """An upstream that knows `cards` once it was asked."""
+    """An upstream that knows `cards` once it was asked, and keeps "held" from everybody."""
 
     def __init__(self, *cards: ModelCard) -> None:
         self._cards = cards
         self.cards: tuple[ModelCard, ...] = ()
+        self.refreshed = 0
 
     def __repr__(self) -> str:
         return "elsewhere"
 
+    def absent(self, model: str) -> ExoError | None:
+        return NotReady("held back elsewhere") if model == "held" else None
+
     async def refresh(self) -> None:
+        self.refreshed += 1
         self.cards = self._cards
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
@@ -111,11 +116,18 @@ class _Elsewhere:
         return Embeddings(((1.0,),), 1)
 
 
-async def test_a_model_of_an_upstream_is_answered_by_it_and_one_on_disk_here(tmp_path: Path) -> None:
+@pytest.fixture
+async def elsewhere() -> _Elsewhere:
+    return _Elsewhere(card("far"), card("both"))
+
+
+@pytest.fixture
+async def between(tmp_path: Path, elsewhere: _Elsewhere) -> AsyncIterator[LocalNode]:
+    """A node with the model "both" on its disk, and an upstream."""
     (tmp_path / "both.script.json").write_text('{"steps": [{"type": "text", "text": "here"}]}')
     shelf = Catalogue(tmp_path)
     residency = Residency([ScriptedEngine()], shelf, Limits(memory=1 << 30), SilentObserver())
-    node = LocalNode(
+    yield LocalNode(
         id="me",
         url="",
         version="1",
@@ -123,15 +135,38 @@ async def test_a_model_of_an_upstream_is_answered_by_it_and_one_on_disk_here(tmp
         shelf=shelf,
         residency=residency,
         defaults=Defaults(model="far"),
-        upstreams=(_Elsewhere(card("far"), card("both")),),
+        upstreams=(elsewhere,),
     )
+    await residency.close()
+
+
+async def test_a_model_of_an_upstream_is_answered_by_it_and_one_on_disk_here(between: LocalNode) -> None:
+    node = between
     assert text(await answer(node, ChatRequest(model="", messages=(HI,)))) == "far elsewhere"
     assert text(await answer(node, ChatRequest(model="both", messages=(HI,)))) == "here"
     assert [each.id for each in await node.cards()] == ["far", "both"]
     assert (await node.embed(EmbedRequest(model="", texts=("a",)))).vectors == ((1.0,),)
     with pytest.raises(BadRequest, match="'far' is kept by elsewhere"):
         await node.unload("far")
-    await residency.close()
+
+
+async def test_an_upstream_says_why_a_model_of_its_cannot_be_asked_for(between: LocalNode) -> None:
+    with pytest.raises(NotReady, match="held back elsewhere"):
+        await answer(between, ChatRequest(model="held", messages=(HI,)))
+    assert "held" not in {each.id for each in await between.cards()}
+    with pytest.raises(ModelNotFound, match="there is both, far"):
+        await answer(between, ChatRequest(model="zzz", messages=(HI,)))
+
+
+async def test_an_upstream_is_asked_again_for_unknown_models_only(
+    between: LocalNode, elsewhere: _Elsewhere
+) -> None:
+    for asked in ("both", "far", "far", "both"):
+        await answer(between, ChatRequest(model=asked, messages=(HI,)))
+    assert elsewhere.refreshed == 1
+    with pytest.raises(ModelNotFound):
+        await between.route("zzz")
+    assert elsewhere.refreshed == 2
 
 
 async def test_a_deleted_model_is_gone_from_memory_and_disk(node: LocalNode, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import os
-import platform
-import signal
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,15 +12,15 @@ import msgspec
 import exo
 from exo.engines import ENGINES, EngineOptions
 from exo.errors import ExoError
-from exo.http import openai_routes, service_routes
+from exo.http import ollama_routes, openai_routes, service_routes
 from exo.http.app import build
 from exo.http.desk import Desk
-from exo.http.server import listen, serve
+from exo.http.server import listen, serve, stop_on_signals, warn_if_open
+from exo.http.upstream import Upstream
 from exo.metrics import Metrics
-from exo.node import LocalNode
-from exo.nodes import Device
+from exo.node import LocalNode, this_machine
 from exo.residency import Limits, Residency
-from exo.settings import HttpSettings, Settings
+from exo.settings import Settings
 from exo.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
@@ -33,22 +31,27 @@ class Parts:
 
     def __init__(self, settings: Settings) -> None:
         self._to_load: list[str] = []
-        names = (settings.engine,) if settings.engine else tuple(ENGINES)
+        names = [name for name in ENGINES if settings.engine in (None, name)]
         options = EngineOptions(slots=settings.slots, context=settings.context, threads=settings.threads)
         self.engines = [ENGINES[name](options) for name in names]
-        self.metrics = Metrics(exo.__version__, names)
-        self.shelf = Catalogue(*settings.folders, context=settings.context, slots=settings.slots)
+        npu = any(upstream.kind == "rkllm" for upstream in settings.upstreams)
+        self.metrics = Metrics(exo.__version__, (*names, "rkllm") if npu else tuple(names))
+        # Without an engine of its own, what is on this disk is for another node.
+        folders = settings.folders if names else ()
+        self.shelf = Catalogue(*folders, context=settings.context, slots=settings.slots)
         limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
         self.residency = Residency(self.engines, self.shelf, limits, self.metrics)
         self.metrics.watch_waiting(lambda: self.residency.waiting)
+        self.upstreams = [Upstream(each, silence=settings.silence) for each in settings.upstreams]
         self.node = LocalNode(
             id=settings.node_id,
             url=f"http://{settings.http.host}:{settings.http.port}",
             version=exo.__version__,
-            device=_device(),
+            device=this_machine(),
             shelf=self.shelf,
             residency=self.residency,
             defaults=settings.defaults,
+            upstreams=self.upstreams,
         )
 
     async def preload(self, models: Sequence[str]) -> None:
@@ -56,7 +59,7 @@ class Parts:
         self._to_load = list(models)
         while self._to_load:
             try:
-                await self.residency.load(self._to_load[0])
+                await self.node.load(self._to_load[0])
             except ExoError as error:
                 log.error("preloading failed: %s", error.message)
             self._to_load.pop(0)
@@ -65,23 +68,43 @@ class Parts:
         """Why no chat could be served now; None when one could."""
         if self._to_load:
             return f"loading {self._to_load[0]}"
+        reasons = [upstream.why_not_ready() for upstream in self.upstreams]
         formats = {card.format for card in self.shelf.cards}
-        if not formats:
-            return "there is no model on this node's disk"
-        reasons = [engine.unavailable() for engine in self.engines if formats & engine.formats]
-        if not reasons:
-            return f"no engine enabled on this node loads {' or '.join(sorted(formats))}"
+        loading = [engine for engine in self.engines if formats & engine.formats]
+        if loading:
+            reasons += [engine.unavailable() for engine in loading]
+        elif formats:
+            reasons.append(f"no engine enabled on this node loads {' or '.join(sorted(formats))}")
+        elif self.engines:
+            reasons.append("there is no model on this node's disk")
         return None if None in reasons else "; ".join(reason for reason in reasons if reason)
+
+    async def ask_upstreams(self) -> None:
+        """Finds out which models the servers have, as far as they say so soon."""
+        await asyncio.gather(*(upstream.refresh() for upstream in self.upstreams))
+
+    async def close(self) -> None:
+        """Unloads everything, and lets go of the servers."""
+        await self.residency.close()
+        for upstream in self.upstreams:
+            await upstream.close()
+
+
+@asynccontextmanager
+async def tied_together(settings: Settings) -> AsyncIterator[Parts]:
+    """A node's parts, and their end."""
+    parts = Parts(settings)
+    try:
+        yield parts
+    finally:
+        await parts.close()
 
 
 @asynccontextmanager
 async def local_node(settings: Settings) -> AsyncIterator[LocalNode]:
     """A node without its HTTP side, for a program that answers itself; unloads everything at the end."""
-    parts = Parts(settings)
-    try:
+    async with tied_together(settings) as parts:
         yield parts.node
-    finally:
-        await parts.residency.close()
 
 
 async def run(settings: Settings) -> None:
@@ -93,45 +116,27 @@ async def run(settings: Settings) -> None:
     sock = listen(settings.http.host, settings.http.port)
     with contextlib.closing(sock):
         http = msgspec.structs.replace(settings.http, port=sock.getsockname()[1])
-        parts = Parts(msgspec.structs.replace(settings, http=http))
-        for model in settings.preload:
-            await parts.node.route(model)
-        if why := parts.why_not_ready():
-            log.warning("no chat can be served yet: %s", why)
-        desk = Desk(parts.node, parts.metrics, http, parts.why_not_ready)
-        app = build(desk, openai_routes.routes(), service_routes.routes())
-        stop = _stop_signal(desk)
-        log.info("listening on http://%s:%d", http.host, http.port)
-        log.info("models: %s", ", ".join(sorted(parts.shelf)) or "none")
-        _warn_if_open(http)
-        preloading = asyncio.create_task(parts.preload(settings.preload))
-        try:
-            await serve(app, sock, stop)
-        finally:
-            preloading.cancel()
-            await asyncio.wait([preloading])
-            await parts.residency.close()
+        settings = msgspec.structs.replace(settings, http=http)
+        async with tied_together(settings) as parts:
+            await _serve(parts, settings, sock)
 
 
-def _stop_signal(desk: Desk) -> asyncio.Event:
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            desk.abandon()
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    return stop
-
-
-def _warn_if_open(http: HttpSettings) -> None:
-    if http.host not in ("127.0.0.1", "::1", "localhost") and not http.key:
-        log.warning("anyone on this network can use this node: set EXO_API_KEY, or --host 127.0.0.1")
-
-
-def _device() -> Device:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(name=platform.node() or platform.machine(), cores=os.cpu_count() or 1, memory=memory)
+async def _serve(parts: Parts, settings: Settings, sock: socket.socket) -> None:
+    http = settings.http
+    await parts.ask_upstreams()
+    for model in settings.preload:
+        await parts.node.route(model)
+    if why := parts.why_not_ready():
+        log.warning("no chat can be served yet: %s", why)
+    desk = Desk(parts.node, parts.metrics, http, parts.why_not_ready)
+    app = build(desk, openai_routes.routes(), ollama_routes.routes(), service_routes.routes())
+    stop = stop_on_signals(desk)
+    log.info("listening on http://%s:%d", http.host, http.port)
+    log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.cluster().me.cards)) or "none")
+    warn_if_open(http)
+    preloading = asyncio.create_task(parts.preload(settings.preload))
+    try:
+        await serve(app, sock, stop)
+    finally:
+        preloading.cancel()
+        await asyncio.wait([preloading])

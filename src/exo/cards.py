@@ -6,7 +6,8 @@ import msgspec
 
 from exo.chat import Sampling
 
-Format: TypeAlias = Literal["gguf", "safetensors", "rkllm", "script"]
+Format: TypeAlias = Literal["gguf", "safetensors", "rkllm", "script", "remote"]
+Capability: TypeAlias = Literal["completion", "embedding", "thinking", "tools"]
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +17,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     its files on disk, `memory` an estimate of what it takes when loaded, in bytes: weights and a full KV
     cache. `created` is in seconds since the epoch. `quantization` is the weights' type as its makers name
     it ("Q8_0", "w8a8"). `sampling`, `system` and `thinking` are what a request gets that leaves them open.
+    `capabilities` are what it is known to be made for; one that is missing may be there all the same, as a
+    card is made without reading the chat template.
+
+    No engine here loads what another server keeps, "rkllm" the NPU server and "remote" any other; of these
+    `context`, `bytes` and `memory` are 0.
     """
 
     id: str
@@ -28,6 +34,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0
     owned_by: str = "local"
     quantization: str = ""
+    capabilities: tuple[Capability, ...] = ("completion",)
     sampling: Sampling = Sampling()
     system: str = ""
     thinking: bool | None = None

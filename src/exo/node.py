@@ -1,6 +1,8 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
 import asyncio
+import os
+import platform
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -11,7 +13,7 @@ from exo import routing
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message
 from exo.engine import Embedder, Responder
-from exo.errors import BadRequest
+from exo.errors import BadRequest, ExoError, ModelNotFound
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
 from exo.routing import Route
@@ -49,7 +51,12 @@ class Upstream(Responder, Embedder, Protocol):
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        """Its models, as far as is known."""
+        """Those of its models that can be asked for, as far as is known."""
+        ...
+
+    def absent(self, model: str) -> ExoError | None:
+        """Why a model that is not in `cards` cannot be asked for, though this server has it, or should or
+        may have it; None for a model it does not know."""
         ...
 
     async def refresh(self) -> None:
@@ -94,13 +101,19 @@ class LocalNode:
 
     async def route(self, model: str) -> Route:
         """Where a request for the model goes; "" is the default one. Raises `ModelNotFound`, after a second
-        look at what there is."""
+        look at what there is, and what an upstream says of a model that it keeps from us."""
         model = model or self._defaults.model or ""
         if not model:
             raise BadRequest("model is required: this node has no default model", param="model")
         if model not in {card.id for card in self._known()}:
             await self.cards()
-        return routing.choose(model, self.cluster())
+        try:
+            return routing.choose(model, self.cluster())
+        except ModelNotFound as unknown:
+            for upstream in self._upstreams:
+                if absent := upstream.absent(model):
+                    raise absent from unknown
+            raise
 
     async def cards(self) -> Sequence[ModelCard]:
         """The models that can be asked for, as they are now."""
@@ -164,6 +177,7 @@ class LocalNode:
                 bytes=r.memory,
                 slots=r.slots,
                 running=r.running,
+                used=r.used,
                 expires_in=r.expires_in,
             )
             for model, r in self._residency.residents.items()
@@ -179,6 +193,12 @@ class LocalNode:
                 waiting=self._residency.waiting,
             )
         )
+
+
+def this_machine() -> Device:
+    """What a node says of the machine it runs on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(name=platform.node() or platform.machine(), cores=os.cpu_count() or 1, memory=memory)
 
 
 def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatRequest:

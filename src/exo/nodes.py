@@ -14,14 +14,16 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Residence(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is in memory, or on its way in or out of it. `expires_in` is in seconds, None while it is
-    used or where it may stay for ever."""
+    """A model that is in memory, or on its way in or out of it. `used` grows with every use on its node: the
+    greatest is the most recent. `expires_in` is in seconds, None while it is used or where it may stay for
+    ever."""
 
     model: str
     state: str
     bytes: int
     slots: int
     running: int
+    used: int = 0
     expires_in: float | None = None
 
 

@@ -1,6 +1,7 @@
 """Everything that can be configured, as one value made once, from flags and environment, and handed down."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -28,20 +29,31 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: str | None = None
 
 
+class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Another server, whose models this node offers: the NPU server ("rkllm"), or any that speaks OpenAI's
+    dialect. `url` is all that comes before "/v1"; with a `key`, it is sent as a bearer token."""
+
+    kind: Literal["rkllm", "openai"]
+    url: str
+    key: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One node's configuration.
 
-    `folders` are looked through for models, later ones winning. `engine` limits the node to one engine.
-    `memory` is in bytes for all models together; `waiting` requests may queue; `slots` run at once on a
-    model that can batch; `context` caps what models offer; a model idle for `idle_seconds` is unloaded
-    (None: never); an answer of which nothing comes for `silence` seconds after its turn came has failed;
-    those in `preload` are loaded at start.
+    `folders` are looked through for models, later ones winning, and then the `upstreams`. `engine` limits
+    the node to one engine: with "rkllm", which is the NPU server, it loads none itself. `memory` is in bytes
+    for all models together; `waiting` requests may queue; `slots` run at once on a model that can batch;
+    `context` caps what models offer; a model idle for `idle_seconds` is unloaded (None: never); an answer of
+    which nothing comes for `silence` seconds after its turn came has failed; those in `preload` are loaded at
+    start.
     """
 
     http: HttpSettings = HttpSettings()
     defaults: Defaults = Defaults()
     node_id: str
     folders: tuple[Path, ...]
+    upstreams: tuple[UpstreamSettings, ...] = ()
     engine: str | None = None
     memory: int
     waiting: int = 64

@@ -326,6 +326,12 @@ def test_unknown_variable(home: Path, subcommand: str) -> None:
         (["--timeout", "nan"], ["--timeout"]),
         (["--models-seed-dir", "/nowhere"], ["--models-seed-dir", "/nowhere"]),
         (["--preload", "exo-dmo"], ["exo-dmo", "exo-demo"]),
+        (["--upstream", "localhost:8080"], ["--upstream", "localhost:8080", "http://HOST:PORT"]),
+        (["--upstream", "http://:8080"], ["--upstream", "http://HOST:PORT"]),
+        (["--upstream", "http://host:99999"], ["--upstream", "http://HOST:PORT"]),
+        (["--upstream", "http://k@host"], ["--upstream", "EXO_UPSTREAM_KEY"]),
+        (["--upstream", "http://host/v1/models"], ["--upstream", "http://host/v1/models", "before /v1"]),
+        (["--port", "52416", "--upstream", "http://localhost:52416"], ["52416", "this node itself"]),
         (["srve"], ["srve"]),
         (["run"], ["MODEL"]),
         (["serve", "now"], ["now"]),
@@ -336,6 +342,21 @@ def test_what_is_typed_wrong(home: Path, arguments: list[str], named: list[str])
     # Where one of them is taken after all, no port that somebody needs is.
     serve = arguments[0].startswith("--") and "--port" not in arguments
     fails(run(home, *arguments, *(["--port", "0"] if serve else [])), *named)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RKLLM_SERVER_PORT", "http"),
+        ("RKLLM_SERVER_PORT", "0"),
+        ("RKLLM_SERVER_PORT", "65536"),
+        ("RKLLM_SERVER_HOST", "http://board"),
+        ("RKLLM_SERVER_HOST", "board:8080"),
+        ("EXO_UPSTREAM_KEY", "a line\n"),
+    ],
+)
+def test_what_the_environment_says_wrong_of_other_servers(home: Path, name: str, value: str) -> None:
+    fails(run(home, "serve", "--port", "0", env={name: value}), name, *value.split())
 
 
 def test_flags_and_names_of_the_first_release_still_work(start: Start) -> None:

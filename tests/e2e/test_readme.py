@@ -34,6 +34,11 @@ def test_openai_sdk(node: Node) -> None:
     assert "423" in run([sys.executable, "-c", program])
 
 
+def test_ollama_client(node: Node) -> None:
+    program = example("python", "from ollama").replace("http://localhost:52415", node.url)
+    assert "423" in run([sys.executable, "-c", program])
+
+
 def test_every_flag_named_exists() -> None:
     flags = set(re.findall(r"`(--[a-z-]+)`", README)) | {"--host"}
     known = run([sys.executable, "-m", "exo.main", "serve", "--help"])

@@ -301,10 +301,9 @@ def test_description_names_only_routes_that_are_there(node: Node) -> None:
     )
     for path, verbs in document["paths"].items():
         for verb in verbs.keys() & {"get", "post", "put", "delete"}:
-            reply = node.request(
-                verb.upper(), path.replace("{id}", "exo-demo"), b"" if verb == "post" else None
-            )
-            assert reply.status == (400 if verb == "post" else 200), (verb, path, reply)
+            takes_body = "requestBody" in verbs[verb]
+            reply = node.request(verb.upper(), path.replace("{id}", "exo-demo"), b"" if takes_body else None)
+            assert reply.status == (400 if takes_body else 200), (verb, path, reply)
 
 
 def test_a_node_tells_the_port_it_really_has(node: Node) -> None:

@@ -1,6 +1,7 @@
 """`Remote` against servers that fail in every way a network and a server can."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -75,6 +76,32 @@ async def test_hanging_up_reaches_the_other_side() -> None:
             await asyncio.sleep(0)
 
 
+async def test_connections_that_died_while_they_were_kept_are_replaced() -> None:
+    """A server that has restarted, as it looks before its end of the old connections was noticed here."""
+    together = asyncio.Barrier(3)
+    connections = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the first request, and dies of the second."""
+        nonlocal connections
+        connections += 1
+        with contextlib.closing(writer):
+            await reader.readuntil(b'"m"')
+            if connections <= 3:
+                await together.wait()
+            chunk = b'data: {"choices": [{"delta": {"content": "hello"}, "finish_reason": "stop"}]}\n\n'
+            body = chunk + b"data: [DONE]\n\n"
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await reader.readuntil(b'"m"')
+
+    async with await asyncio.start_server(once, "127.0.0.1", 0) as server:
+        remote = Remote(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await asyncio.gather(*(answer(remote, ASK) for _ in range(3)))
+        assert text(await answer(remote, ASK)) == "hello"
+        assert connections == 4
+        await remote.close()
+
+
 @pytest.fixture
 async def odd() -> AsyncIterator[tuple[dict[str, object], Remote]]:
     """A server that answers as the test says."""
@@ -118,6 +145,15 @@ async def test_a_connection_cut_in_the_middle_is_a_failure(odd: tuple[dict[str, 
         await answer(remote, ASK)
 
 
+async def test_a_connection_closed_without_an_answer_is_a_failure(
+    odd: tuple[dict[str, object], Remote],
+) -> None:
+    says, remote = odd
+    says.update(raw=b"")
+    with pytest.raises(EngineFailed, match="broke off"):
+        await answer(remote, ASK)
+
+
 async def test_something_that_is_no_such_server_is_a_failure(odd: tuple[dict[str, object], Remote]) -> None:
     says, remote = odd
     says.update(status=500, text="<html>Internal error</html>")
@@ -133,3 +169,21 @@ async def test_nobody_there() -> None:
     with pytest.raises(NotReady, match=f"cannot reach http://127.0.0.1:{port}: .*refused"):
         await answer(remote, ASK)
     await remote.close()
+
+
+async def test_a_machine_that_takes_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that is off: its address is there, but nothing comes back."""
+    monkeypatch.setattr("exo.http.remote._CONNECT", 0.2)
+    with socket.socket() as full, contextlib.ExitStack() as connected:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for _ in range(2):
+            # Linux drops what comes when nobody has accepted these.
+            client = connected.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        remote = Remote(f"http://127.0.0.1:{port}")
+        with pytest.raises(NotReady, match=f"cannot reach http://127.0.0.1:{port}: nothing answers within"):
+            await answer(remote, ASK)
+        await remote.close()

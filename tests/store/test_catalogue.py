@@ -2,6 +2,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 
 from exo.errors import Forbidden, ModelNotFound
@@ -17,6 +18,35 @@ def test_finds_the_bundled_model() -> None:
     assert card.bytes == DEMO.stat().st_size
     # 6 layers of 2 KV heads, 32 wide, keys and values, 2 bytes each
     assert card.memory == card.bytes + 2048 * 6 * 2 * 32 * 2 * 2
+
+
+def test_says_what_the_header_says_of_the_weights(tmp_path: Path) -> None:
+    card = Catalogue(BUNDLED)["exo-demo"][0]
+    assert (card.parameters, card.quantization, card.capabilities) == (1_200_000, "F32", ("completion",))
+    write_header(tmp_path / "e.gguf", pooling_type=1, file_type=15, parameter_count=7)
+    card = Catalogue(tmp_path)["e"][0]
+    assert (card.parameters, card.quantization, card.capabilities) == (7, "Q4_K_M", ("embedding",))
+
+
+def test_a_header_with_words_for_numbers_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_string("bert.context_length", "long")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert not Catalogue(tmp_path)
+
+
+def write_header(path: Path, *, pooling_type: int, file_type: int, parameter_count: int) -> None:
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(512)
+    writer.add_uint32("bert.pooling_type", pooling_type)
+    writer.add_file_type(file_type)
+    writer.add_uint64("general.parameter_count", parameter_count)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def test_memory_counts_a_cache_for_each_slot_and_the_context_is_capped() -> None:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from gguf import LlamaFileType
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,23 @@ def test_reads_what_the_model_is() -> None:
     assert facts["qwen2.block_count"] == 6
     assert facts["tokenizer.ggml.tokens"] == 512, "an array appears as its length"
     assert "<|im_start|>" in str(facts["tokenizer.chat_template"])
+
+
+def test_names_every_type_of_weights_that_llama_cpp_does() -> None:
+    for kind in LlamaFileType:
+        if kind is not LlamaFileType.GUESSED:
+            name = kind.name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            assert gguf.quantization({"general.file_type": kind.value}) == name
+    assert gguf.quantization({}) == gguf.quantization({"general.file_type": 999}) == ""
+
+
+@pytest.mark.parametrize(
+    ("label", "parameters"),
+    [("1.5B", 1_500_000_000), ("494M", 494_000_000), ("30B-A3B", 30 * 10**9), ("8x7B", 0), ("", 0), ("x", 0)],
+)
+def test_counts_weights_by_the_label_where_nothing_else_does(label: str, parameters: int) -> None:
+    assert gguf.parameters({"general.size_label": label}) == parameters
+    assert gguf.parameters({"general.size_label": label, "general.parameter_count": 5}) == 5
 
 
 def test_stops_before_the_vocabulary() -> None:

@@ -25,6 +25,7 @@ from exo.chat import (
     Finished,
     Reasoning,
     Text,
+    Timings,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -130,6 +131,28 @@ def test_chat_stream_without_usage() -> None:
     assert done == "[DONE]"
     assert all("usage" not in chunk for chunk in chunks)
     assert len(chunks) == len(DELTAS) + 1
+
+
+TIMED = Finished("stop", USAGE, Timings(prefill=0.25, decode=1.5004567))
+TIMINGS = {"cache_n": 4, "prompt_n": 6, "prompt_ms": 250.0, "predicted_n": 5, "predicted_ms": 1500.457}
+
+
+def test_a_finish_has_its_timings_as_llama_cpps_server_sends_them() -> None:
+    chat = openai.ChatStream(*WHO), types.ChatChunk
+    text = openai.CompletionStream(*WHO), types.TextAnswer
+    for stream, kind in (chat, text):
+        said, finish = events(stream.delta(0, Text("a")) + stream.delta(0, TIMED))
+        assert "timings" not in said
+        assert finish["timings"] == TIMINGS
+        exact(kind, finish)
+    for answer in (openai.chat_answer(*WHO, [[TIMED]]), openai.completion_answer(*WHO, [[TIMED]])):
+        assert json.loads(answer)["timings"] == TIMINGS
+
+
+def test_timings_of_several_choices_and_those_not_known_are_left_out() -> None:
+    for choices in ([[TIMED], [TIMED]], [[Finished("stop", USAGE)]]):
+        assert "timings" not in json.loads(openai.chat_answer(*WHO, choices))
+        assert "timings" not in json.loads(openai.completion_answer(*WHO, choices, n=len(choices)))
 
 
 def test_choices_of_a_stream_keep_apart() -> None:
@@ -350,6 +373,13 @@ def test_client_reads_embeddings() -> None:
     call = openai.EmbedCall(EmbedRequest(model="m", texts=("a",)), base64=True)
     body = openai.embeddings_answer(call, "m", Embeddings(((0.5, -1.0),), 7))
     assert client(200, body).embeddings.create(model="m", input="x").data[0].embedding == [0.5, -1.0]
+
+
+def test_client_skips_timings() -> None:
+    answer = client(200, openai.chat_answer(*WHO, [[Text("a"), TIMED]])).chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "x"}]
+    )
+    assert (answer.choices[0].message.content, answer.model_extra) == ("a", {"timings": TIMINGS})
 
 
 def test_an_answer_can_be_sent_back_as_history() -> None:

@@ -4,20 +4,25 @@ import itertools
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exo import errors
+from exo.cards import ModelCard
 from exo.chat import (
     Alternative,
     ChatRequest,
     Delta,
+    Embeddings,
+    EmbedRequest,
     Finished,
     Message,
     Reasoning,
     Sampling,
     Text,
+    Timings,
     TokenLogprob,
     Tool,
     ToolCall,
@@ -160,6 +165,7 @@ said = st.one_of(
     st.builds(Reasoning, words),
 )
 usages = st.builds(Usage, *[st.integers(0, 1000)] * 4)
+timings = st.builds(Timings, *[st.integers(0, 10**10).map(lambda microseconds: microseconds / 1e6)] * 2)
 
 
 @st.composite
@@ -177,7 +183,7 @@ answers = st.builds(
     lambda texts, pieces, finish: [*texts, *pieces, finish],
     st.lists(said, max_size=5),
     call_pieces(),
-    st.builds(Finished, st.sampled_from(["stop", "length", "tool_calls"]), usages),
+    st.builds(Finished, st.sampled_from(["stop", "length", "tool_calls"]), usages, timings),
 )
 
 
@@ -223,10 +229,12 @@ def test_stream_goes_round_byte_by_byte() -> None:
     assert read(stream, list(range(len(stream)))) == deltas
 
 
-@given(st.lists(st.builds(Text, words), max_size=5), usages, st.data())
-def test_completion_stream_goes_round(texts: list[Text], usage: Usage, data: st.DataObject) -> None:
+@given(st.lists(st.builds(Text, words), max_size=5), usages, timings, st.data())
+def test_completion_stream_goes_round(
+    texts: list[Text], usage: Usage, timings: Timings, data: st.DataObject
+) -> None:
     stream = openai.CompletionStream("i", 1, "m", include_usage=True)
-    deltas: list[Delta] = [*texts, Finished("length", usage)]
+    deltas: list[Delta] = [*texts, Finished("length", usage, timings)]
     body = b"".join(stream.delta(0, delta) for delta in deltas) + stream.end(usage)
     assert read(body, data.draw(st.lists(st.integers(0, len(body)), max_size=5))) == deltas
 
@@ -274,6 +282,24 @@ CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
             chunk(choices=[{"finish_reason": "stop"}], usage={"prompt_tokens": 3})
             + chunk(choices=[], usage={"prompt_tokens": 5}),
             [Finished("stop", Usage(5))],
+        ),
+        (
+            choice(content="a")
+            + chunk(choices=[{"finish_reason": "stop"}], timings={"prompt_ms": 1})
+            + chunk(
+                choices=[],
+                usage={"prompt_tokens": 3},
+                timings={"prompt_n": 3, "prompt_ms": 12.5, "predicted_ms": 250, "predicted_per_second": 4.0},
+            ),
+            [Text("a"), Finished("stop", Usage(3), Timings(0.0125, 0.25))],
+        ),
+        (
+            chunk(choices=[{"finish_reason": "stop"}], timings=[{"prompt_ms": 1}]) + DONE,
+            [Finished("stop")],
+        ),
+        (
+            chunk(choices=[{"finish_reason": "stop"}], timings={"prompt_ms": -1, "predicted_ms": None}),
+            [Finished("stop")],
         ),
         (choice("function_call"), [Finished("tool_calls")]),
         (
@@ -376,6 +402,87 @@ def test_any_bytes_are_read_or_fail(parts: list[bytes]) -> None:
         reader.finish()
     except errors.EngineFailed:
         pass
+
+
+# Embeddings
+
+
+def test_embeddings_are_asked_for() -> None:
+    request = EmbedRequest(model="m", texts=("a", "b"), id="r")
+    call = openai.decode_embeddings(openai.encode_embeddings(request), id="r")
+    assert call == openai.EmbedCall(request, base64=False)
+
+
+@pytest.mark.parametrize("as_base64", [True, False])
+def test_vectors_go_round(as_base64: bool) -> None:
+    vectors = Embeddings(((0.6, -0.8), (1.0, 0.0)), 7)
+    call = openai.EmbedCall(EmbedRequest(model="m", texts=("a", "b")), as_base64)
+    back = openai.decode_embeddings_answer(openai.embeddings_answer(call, "m", vectors), 2)
+    assert back.prompt_tokens == 7
+    for vector, sent in zip(back.vectors, vectors.vectors, strict=True):
+        assert vector == pytest.approx(sent, abs=1e-7 if as_base64 else 0)
+
+
+def embedded(*vectors: object, **keys: object) -> bytes:
+    data = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    return json.dumps({"data": data, **keys}).encode()
+
+
+def test_vectors_of_other_servers_are_put_in_order_and_made_as_long_as_1() -> None:
+    body = json.dumps(
+        {"data": [{"index": 1, "embedding": [0, 0]}, {"index": 0, "embedding": [3, 4]}], "object": "list"}
+    )
+    back = openai.decode_embeddings_answer(body.encode(), 2)
+    assert back == Embeddings(((0.6, 0.8), (0.0, 0.0)), 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<html>", "cannot be read"),
+        (b"{}", "cannot be read"),
+        (embedded(["x"]), "cannot be read"),
+        (embedded("!"), "cannot be read"),
+        (embedded("AAA="), "cannot be read"),
+        (embedded("AADAfw=="), "cannot be read"),  # not a number
+        (embedded([1.0], [1.0]), "2 embeddings for 1 texts"),
+        (embedded(), "0 embeddings for 1 texts"),
+        (b'{"data":[{"index":1,"embedding":[1]}]}', "1 embeddings for 1 texts"),
+        (b'{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}', "2 embeddings for 1 texts"),
+    ],
+)
+def test_broken_embeddings(body: bytes, words: str) -> None:
+    with pytest.raises(errors.EngineFailed, match=words):
+        openai.decode_embeddings_answer(body, 1)
+
+
+# Models
+
+
+def test_models_go_round() -> None:
+    card = ModelCard(id="m", format="remote", context=0, bytes=0, memory=0, created=5, owned_by="me")
+    assert openai.decode_models(openai.models_answer([card]), "remote") == (card,)
+
+
+def test_models_of_other_servers_need_no_more_than_a_name() -> None:
+    body = json.dumps(
+        {
+            "data": [
+                {"id": "a", "meta": {"n_params": 1}},
+                {"id": "b", "created": "x", "owned_by": None},
+                {"id": ""},
+            ]
+        }
+    )
+    a, b = openai.decode_models(body.encode(), "rkllm")
+    assert (a.id, a.format, a.created, a.owned_by) == ("a", "rkllm", 0, "")
+    assert b == msgspec.structs.replace(a, id="b")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"models":[]}', b'{"data":[{"id":1}]}', b"\xff"])
+def test_what_is_no_list_of_models(body: bytes) -> None:
+    with pytest.raises(errors.EngineFailed, match="no list of models"):
+        openai.decode_models(body, "remote")
 
 
 # Errors

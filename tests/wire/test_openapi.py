@@ -9,7 +9,7 @@ from openapi_spec_validator import validate
 
 from exo.chat import ChatRequest, Delta, Finished, Message, Reasoning, Sampling, Text, ToolCall, Usage
 from exo.errors import EngineFailed
-from exo.wire import openai, openapi
+from exo.wire import ollama, openai, openapi
 from exo.wire.openai import encode_chat, encode_completion
 
 DOCUMENT = json.loads(openapi.document("1.2.3"))
@@ -47,6 +47,17 @@ def test_every_route_is_there() -> None:
         "/healthcheck",
         "/ready",
         "/metrics",
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/tags",
+        "/api/ps",
+        "/api/version",
+        "/api/show",
+        "/api/pull",
+        "/api/create",
+        "/api/delete",
     }
 
 
@@ -97,6 +108,13 @@ def last_event(data: bytes) -> bytes:
         ("EmbeddingsBody", b'{"model":"m","input":["a"]}'),
         ("ChatAnswer", openai.chat_answer(*WHO, [ANSWER])),
         ("ErrorAnswer", openai.error_answer(EngineFailed("x"))),
+        ("OllamaChat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"keep_alive":"5m"}'),
+        ("OllamaGenerate", b'{"model":"m","prompt":"x","format":"json","options":{"num_predict":-1}}'),
+        ("OllamaEmbed", b'{"model":"m","input":["a"]}'),
+        ("OllamaCreate", b'{"model":"m","from":"n"}'),
+        ("OllamaChatAnswer", ollama.CHAT.whole("m", "now", 1.0, ANSWER)),
+        ("OllamaGenerateAnswer", ollama.GENERATE.held("m", "now", "load")),
+        ("OllamaError", ollama.error_answer(EngineFailed("x"))),
         *(("ChatChunk", last_event(openai.ChatStream(*WHO).delta(0, delta))) for delta in ANSWER),
         ("TextAnswer", last_event(openai.CompletionStream(*WHO, include_usage=True).delta(0, Text("a")))),
     ],
@@ -112,6 +130,9 @@ def test_what_is_sent_conforms(name: str, data: bytes) -> None:
         ("ChatBody", b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":3}'),
         ("ChatBody", b'{"model":"m","messages":[{"role":"user","content":"x"}],"temprature":1}'),
         ("ChatAnswer", b"{}"),
+        ("OllamaChat", b'{"model":"m","options":{"temprature":1}}'),
+        ("OllamaGenerate", b'{"model":"m","suffix":"x"}'),
+        ("OllamaError", b'{"error":{"message":"x"}}'),
     ],
 )
 def test_what_is_refused_does_not(name: str, data: bytes) -> None:

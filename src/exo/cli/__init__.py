@@ -5,28 +5,21 @@ import os
 import click
 
 import exo
+from exo import commandline
 from exo.cli import options
 from exo.cli.chat import run
 from exo.cli.models import list_models, ps
 from exo.cli.retired import RETIRED
 from exo.cli.serve import serve
-from exo.errors import ExoError
 
 
-class Exo(click.Group):
-    """Options without a command are those of `exo serve`; failures are one line, not a traceback."""
-
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
-            args = ["serve", *args]
-        return super().parse_args(context, args)
+class Exo(commandline.Commands):
+    """Names that nothing reads are errors, and retired options say what replaces them."""
 
     def invoke(self, context: click.Context) -> object:
         options.check_environment(os.environ)
         try:
             return super().invoke(context)
-        except ExoError as error:
-            raise click.ClickException(error.message) from error
         except click.NoSuchOption as error:
             if replacement := RETIRED.get(error.option_name):
                 raise click.UsageError(f"{error.option_name} is retired: {replacement}", error.ctx) from error

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import click
 
+from exo import commandline
 from exo.chat import ChatRequest, Message, Reasoning, Sampling, Text, ToolCall
 from exo.cli import options
 from exo.engine import Responder
@@ -89,7 +90,7 @@ async def _responder(url: str | None, stack: AsyncExitStack) -> Responder:
     """The node asked for, the one on this machine, or one of our own until `stack` is closed."""
     from exo.http.remote import Remote
 
-    remote = Remote(url or options.LOCAL_URL, key=options.key())
+    remote = Remote(url or options.LOCAL_URL, key=commandline.key())
     stack.push_async_callback(remote.close)
     if url or await remote.alive():
         return remote

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from exo import commandline
 from exo.cli import options
 from exo.errors import NotReady
 from exo.nodes import Cluster
@@ -44,7 +45,7 @@ def ps(url: str | None, as_json: bool) -> None:
 async def _cluster(url: str) -> bytes:
     from exo.http.remote import Remote
 
-    remote = Remote(url, key=options.key())
+    remote = Remote(url, key=commandline.key())
     try:
         return await remote.get("/v1/cluster")
     except NotReady as error:

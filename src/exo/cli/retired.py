@@ -22,7 +22,6 @@ RETIRED: Mapping[str, str] = {
 }
 
 ENGINES: Mapping[str, str] = {
-    "rkllm": "the NPU engine is not in this release yet",
     "mlx": "the MLX engine is not in this release yet",
     "tinygrad": "the tinygrad engine is not in this release yet",
 }

@@ -1,24 +1,29 @@
 """`exo serve`: flags and environment to settings, and a node that runs."""
 
-import logging
 import os
-import sys
 from pathlib import Path
 
 import click
 
+from exo import commandline
 from exo.cli import options
 from exo.cli.retired import ENGINES as RETIRED_ENGINES
+from exo.cli.upstreams import server_url, upstreams
 from exo.settings import Defaults, HttpSettings, Settings
 
 
 def _engine(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     from exo.engines import ENGINES
 
-    if value is None or value in ENGINES:
+    # The NPU is not driven by this process but by a server: see `upstreams`.
+    if value is None or value in (*ENGINES, "rkllm"):
         return value
     why = RETIRED_ENGINES.get(value, "there is no such engine")
-    raise click.BadParameter(f"'{value}': {why}. There is {' and '.join(ENGINES)}")
+    raise click.BadParameter(f"'{value}': {why}. There is {', '.join(ENGINES)} and rkllm")
+
+
+def _servers(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(server_url(each) for each in given)
 
 
 @click.command()
@@ -29,25 +34,36 @@ def _engine(context: click.Context, parameter: click.Parameter, value: str | Non
     "--chatgpt-api-response-timeout",
     default=900.0,
     show_default=True,
-    type=options.Seconds(min=0, min_open=True),
+    type=commandline.Seconds(min=0, min_open=True),
     help="Seconds of silence from a model after which its answer has failed.",
 )
 @click.option(
     "--grace",
     default=15.0,
     show_default=True,
-    type=options.Seconds(min=0),
+    type=commandline.Seconds(min=0),
     help="Seconds that answers under way get at shutdown.",
 )
 @click.option(
     "--keepalive",
     default=5.0,
     show_default=True,
-    type=options.Seconds(min=0.1),
+    type=commandline.Seconds(min=0.1),
     help="Seconds of silence after which a stream gets a comment, so that nobody takes it for dead.",
 )
 @click.option("--node-id", help="Name of this node. [default: host name and a mark of the machine]")
-@click.option("--inference-engine", callback=_engine, help="Only this engine: llamacpp or dummy.")
+@click.option(
+    "--inference-engine",
+    callback=_engine,
+    help="Only this engine: llamacpp, rkllm (the models of the NPU server) or dummy.",
+)
+@click.option(
+    "--upstream",
+    multiple=True,
+    metavar="URL",
+    callback=_servers,
+    help="Offer the models of this OpenAI-compatible server, too. May be repeated.",
+)
 @click.option("--default-model", help="Model for requests that name none.")
 @click.option("--default-temp", type=click.FloatRange(0, 2), help="Temperature for requests that set none.")
 @click.option("--max-generate-tokens", type=click.IntRange(min=1), help="Cap on the tokens of any answer.")
@@ -84,7 +100,7 @@ def _engine(context: click.Context, parameter: click.Parameter, value: str | Non
     "--idle-unload",
     default=300.0,
     show_default=True,
-    type=options.Seconds(min=0),
+    type=commandline.Seconds(min=0),
     help="Seconds after which a model nobody uses leaves memory; 0 keeps it.",
 )
 @click.option("--preload", multiple=True, metavar="MODEL", help="Load this model at start. May be repeated.")
@@ -103,6 +119,7 @@ def serve(
     keepalive: float,
     node_id: str | None,
     inference_engine: str | None,
+    upstream: tuple[str, ...],
     default_model: str | None,
     default_temp: float | None,
     max_generate_tokens: int | None,
@@ -122,8 +139,11 @@ def serve(
 
     Models are .gguf files in EXO_HOME/models (default ~/.cache/exo/models), and the bundled exo-demo.
     EXO_API_KEY, when set, is asked of every client. DEBUG=1 logs more.
+
+    The models of the NPU server are offered where it is named, by RKLLM_SERVER_HOST (default localhost),
+    RKLLM_SERVER_PORT (default 8080) or the engine rkllm. EXO_UPSTREAM_KEY is sent to each --upstream.
     """
-    _log_to_stderr(os.environ.get("DEBUG", "0"))
+    commandline.log_to_stderr()
     settings = Settings(
         http=HttpSettings(
             host=host,
@@ -131,7 +151,7 @@ def serve(
             grace=grace,
             keepalive=keepalive,
             cors_origins=cors_origin,
-            key=options.key(),
+            key=commandline.key(),
         ),
         defaults=Defaults(
             model=default_model,
@@ -141,8 +161,9 @@ def serve(
         ),
         node_id=node_id or options.node_id(port),
         folders=options.model_folders(models_seed_dir),
+        upstreams=upstreams(os.environ, upstream, inference_engine, port),
         engine=inference_engine,
-        memory=options.memory_size(memory),
+        memory=commandline.memory_size(memory),
         waiting=max_waiting,
         slots=slots,
         context=context,
@@ -156,16 +177,3 @@ def serve(
     from exo import assembly
 
     uvloop.run(assembly.run(settings))
-
-
-def _log_to_stderr(debug: str) -> None:
-    """Plain lines for people on stderr; the access log, JSON a line, goes there as it is."""
-    if not debug.isdigit():
-        raise click.UsageError(f"DEBUG is '{debug}'; it takes 0 (quiet) to 9")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if int(debug) else logging.INFO, handlers=[handler])
-    access = logging.getLogger("exo.access")
-    bare = logging.StreamHandler(sys.stderr)
-    access.addHandler(bare)
-    access.propagate = False

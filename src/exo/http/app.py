@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import hdrs, web
@@ -28,6 +28,7 @@ from exo.errors import (
     Unauthorized,
 )
 from exo.http.desk import DESK, Desk
+from exo.http.headers import CLIENT_HEADER, REQUEST_ID_HEADER
 from exo.wire import openai
 
 log = logging.getLogger(__name__)
@@ -51,26 +52,38 @@ class AccessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
-CLIENT_HEADER = "x-exo-client"
-"""Carries `ChatRequest.client` to the next server."""
 _THIS_MACHINE = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 RECORD = web.RequestKey("record", AccessRecord)
 METERED = web.RequestKey("metered", bool)
 """Is set once a meter watches the request, which then counts its failure, too."""
 # Asked every few seconds for ever: a line each would wear out an SD card.
 _PROBES = frozenset({"/healthcheck", "/ready", "/metrics"})
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# What may be passed on in a header.
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def build(desk: Desk, *routes: Sequence[web.AbstractRouteDef]) -> web.Application:
-    """The application with the routes of each dialect."""
+class Dialect(msgspec.Struct, frozen=True):
+    """Routes whose clients expect failures to look as `error` makes them, on every path that begins with one
+    of `under`, whether there is such a route or not."""
+
+    routes: Sequence[web.AbstractRouteDef]
+    under: tuple[str, ...]
+    error: Callable[[ExoError], bytes]
+
+
+_DIALECTS = web.AppKey("dialects", list[Dialect])
+
+
+def build(desk: Desk, *tables: Sequence[web.AbstractRouteDef] | Dialect) -> web.Application:
+    """The application with these routes. Failures look as in the OpenAI dialect where no other has a say."""
     app = web.Application(
         middlewares=[_recorded, _cors, _errors, _authorized], client_max_size=desk.settings.max_body
     )
     app[DESK] = desk
+    app[_DIALECTS] = [table for table in tables if isinstance(table, Dialect)]
     app.on_response_prepare.append(_stamp)
-    for table in routes:
-        app.add_routes(table)
+    for table in tables:
+        app.add_routes(table.routes if isinstance(table, Dialect) else table)
     return app
 
 
@@ -78,9 +91,11 @@ def json_answer(body: bytes, *, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-def error_answer(error: ExoError) -> web.Response:
-    """A failure as the dialect has it, with its status from the one table."""
-    answer = json_answer(openai.error_answer(error), status=STATUS.get(type(error), 500))
+def error_answer(request: web.Request, error: ExoError) -> web.Response:
+    """A failure as the dialect of the request's path has it, with its status from the one table."""
+    ours = (each.error for each in request.app[_DIALECTS] if request.path.startswith(each.under))
+    body = next(ours, openai.error_answer)(error)
+    answer = json_answer(body, status=STATUS.get(type(error), 500))
     if error.retry_after is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
     return answer
@@ -89,7 +104,8 @@ def error_answer(error: ExoError) -> web.Response:
 def client_of(http: web.Request) -> str:
     """Who asks, for fairness between clients: what a node that passes the request on says, else the
     address. Nothing is granted on the strength of it."""
-    return http.headers.get(CLIENT_HEADER, "") or http.remote or ""
+    given = http.headers.get(CLIENT_HEADER, "")
+    return given if _ID.fullmatch(given) else http.remote or ""
 
 
 def owner_only(http: web.Request) -> None:
@@ -119,10 +135,10 @@ async def body_of(request: web.Request) -> bytes:
 @web.middleware
 async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = time.perf_counter()
-    given = request.headers.get("x-request-id", "")
+    given = request.headers.get(REQUEST_ID_HEADER, "")
     record = request[RECORD] = AccessRecord(
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        id=given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+        id=given if _ID.fullmatch(given) else uuid.uuid4().hex,
         remote=request.remote or "",
         method=request.method,
         path=request.path,
@@ -147,12 +163,12 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Streams send their headers long before a middleware sees them again: so here."""
     # Where aiohttp itself refuses a request, no middleware has seen it.
     record = request.get(RECORD)
-    response.headers["x-request-id"] = record.id if record else uuid.uuid4().hex
+    response.headers[REQUEST_ID_HEADER] = record.id if record else uuid.uuid4().hex
     origin = request.headers.get(hdrs.ORIGIN)
     if origin and _allowed(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         response.headers[hdrs.VARY] = hdrs.ORIGIN
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "x-request-id, retry-after"
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{REQUEST_ID_HEADER}, retry-after"
 
 
 _LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
@@ -171,7 +187,8 @@ async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin and not _allowed(origin, request):
         return error_answer(
-            Forbidden(f"pages of {origin} may not use this node; its owner allows them with --cors-origin")
+            request,
+            Forbidden(f"pages of {origin} may not use this node; its owner allows them with --cors-origin"),
         )
     if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
         headers = {
@@ -210,16 +227,16 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             metrics.refused(error.code)
         if isinstance(error, EngineFailed):
             log.error("request %s failed: %s", record.id, error.message, exc_info=error.__cause__)
-        return error_answer(error)
+        return error_answer(request, error)
     except web.HTTPException as error:
-        answer = error_answer(_from_http(request, error))
+        answer = error_answer(request, _from_http(request, error))
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
     except Exception:
         log.exception("request %s met a defect of this program", request[RECORD].id)
         return error_answer(
-            ExoError("this is a defect of exo, and its log has the details; please report it")
+            request, ExoError("this is a defect of exo, and its log has the details; please report it")
         )
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: chat completions, completions, embeddings, models, with and without `/v1`."""
+"""OpenAI's dialect: chat completions, completions, embeddings, models."""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from exo.http.replies import embed, resolved, stream_answers, whole_answers
 from exo.wire import openai
 
 
-def routes() -> Sequence[web.AbstractRouteDef]:
+def routes(prefixes: Sequence[str] = ("/v1", "")) -> Sequence[web.AbstractRouteDef]:
+    """The dialect's routes under each prefix: `/v1` alone where another dialect has the bare ones."""
     table = [
         ("POST", "/chat/completions", chat),
         ("POST", "/completions", completions),
@@ -21,7 +22,7 @@ def routes() -> Sequence[web.AbstractRouteDef]:
         ("GET", "/models", models),
         ("GET", "/models/{id:.+}", model),
     ]
-    return [web.route(verb, prefix + path, to) for prefix in ("/v1", "") for verb, path, to in table]
+    return [web.route(verb, prefix + path, to) for prefix in prefixes for verb, path, to in table]
 
 
 async def chat(http: web.Request) -> web.StreamResponse:

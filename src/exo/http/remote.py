@@ -1,29 +1,37 @@
 """Another server as a `Responder`: a peer, or anything that speaks OpenAI's dialect."""
 
 import os
+import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import aiohttp
 
-from exo.chat import ChatRequest, Delta
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
 from exo.errors import EngineFailed, ExoError, NotReady, Timeout
+from exo.http.headers import CLIENT_HEADER, REQUEST_ID_HEADER
 from exo.wire import openai
 
-# A server that is there sends keep-alive comments during a long prefill.
+# A node that is there sends keep-alive comments during a long prefill.
 _SILENCE = 60.0
+_CONNECT = 5.0
 
 
 class Remote:
     """Posts each request to `url` (`http://host:port`) and reads the answer's stream.
 
-    Closing the answer closes the connection, which the other side takes for a hang-up. Use as an async
-    context manager, or call `close`.
+    `name` is what its errors call it. After `silence` seconds without a byte an answer has failed. Closing
+    the answer closes the connection, which the other side takes for a hang-up. Call `close` at the end.
     """
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, key: str | None = None, name: str | None = None, silence: float = _SILENCE
+    ) -> None:
         self.url = url.rstrip("/")
         self._key = key
+        self._name = name or self.url
+        self._silence = silence
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -34,15 +42,8 @@ class Remote:
             path, body = "/v1/chat/completions", openai.encode_chat(request)
         else:
             path, body = "/v1/completions", openai.encode_completion(request)
-        headers = {"Content-Type": "application/json"}
-        if request.id:
-            headers["x-request-id"] = request.id
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         with self._their_errors_as_ours():
-            async with self._client().post(self.url + path, data=body, headers=headers) as answer:
-                if answer.status != 200:
-                    raise await _refusal(answer)
+            async with await self._ask("POST", path, self._headers(request), body) as answer:
                 reader = openai.ChunkReader()
                 async for data in answer.content.iter_any():
                     for delta in reader.feed(data):
@@ -52,13 +53,17 @@ class Remote:
                 for delta in reader.finish():
                     yield delta
 
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Raises as `respond` does."""
+        body = openai.encode_embeddings(request)
+        with self._their_errors_as_ours():
+            async with await self._ask("POST", "/v1/embeddings", self._headers(request), body) as answer:
+                return openai.decode_embeddings_answer(await answer.read(), len(request.texts))
+
     async def get(self, path: str) -> bytes:
         """The body of a GET on the server. Raises as `respond` does."""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with self._their_errors_as_ours():
-            async with self._client().get(self.url + path, headers=headers) as answer:
-                if answer.status != 200:
-                    raise await _refusal(answer)
+            async with await self._ask("GET", path, self._authorization()) as answer:
                 return await answer.read()
 
     async def alive(self) -> bool:
@@ -73,23 +78,87 @@ class Remote:
         if self._session:
             await self._session.close()
 
+    async def _ask(
+        self, verb: str, path: str, headers: dict[str, str], body: bytes | None = None
+    ) -> aiohttp.ClientResponse:
+        """The answer, once its head has come; raises what one other than 200 says.
+
+        A connection that was kept from an earlier request may be a dead one, as the server has restarted
+        since. That shows only when it is used: then the request goes out again, on another one.
+        """
+        while True:
+            connection = _Connection()
+            try:
+                answer = await self._client().request(
+                    verb, self.url + path, data=body, headers=headers, trace_request_ctx=connection
+                )
+            except (
+                aiohttp.ServerDisconnectedError,
+                aiohttp.ClientConnectionResetError,
+                aiohttp.ClientOSError,
+            ):
+                if not connection.kept:
+                    raise
+            else:
+                if answer.status == 200:
+                    return answer
+                async with answer:
+                    raise await _refusal(answer)
+
+    def _headers(self, request: ChatRequest | EmbedRequest) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", **self._authorization()}
+        if request.id:
+            headers[REQUEST_ID_HEADER] = request.id
+        if request.client:
+            headers[CLIENT_HEADER] = request.client
+        return headers
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
     @contextmanager
     def _their_errors_as_ours(self) -> Iterator[None]:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            raise NotReady(f"cannot reach {self.url}: {why}") from error
+            raise NotReady(f"cannot reach {self._name}: {_reason(error)}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise NotReady(f"cannot reach {self._name}: nothing answers within {_CONNECT:g} s") from error
         except TimeoutError as error:
-            raise Timeout(f"{self.url} was silent for {_SILENCE:g} s") from error
+            raise Timeout(f"{self._name} was silent for {self._silence:g} s") from error
         except aiohttp.ClientError as error:
-            raise EngineFailed(f"{self.url} broke off: {error}") from error
+            raise EngineFailed(f"{self._name} broke off: {error}") from error
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_SILENCE)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=self._silence)
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_note_kept)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=aiohttp.TCPConnector(limit=0), trace_configs=[trace]
+            )
         return self._session
+
+
+class _Connection:
+    """What a request went out on: `kept` from an earlier one, or new."""
+
+    kept = False
+
+
+async def _note_kept(
+    session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    parameters: aiohttp.TraceConnectionReuseconnParams,
+) -> None:
+    context.trace_request_ctx.kept = True
+
+
+def _reason(error: aiohttp.ClientConnectorError) -> str:
+    """In the system's words; asyncio has its own for what the system calls "Connection refused"."""
+    if isinstance(error.os_error, socket.gaierror):
+        return error.os_error.strerror or str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> ExoError:

@@ -4,13 +4,14 @@ Every answer is measured, in the access record, and known to the desk for a shut
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from exo.cards import Progress
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Usage
 from exo.errors import ExoError
 from exo.http.answers import Answers
@@ -110,6 +111,15 @@ async def unless_abandoned(desk: Desk, work: Coroutine[Any, Any, T]) -> T:
         raise
     finally:
         task.cancel()
+
+
+async def next_step(desk: Desk, steps: AsyncGenerator[Progress, None]) -> Progress | None:
+    """The next step of a download, None at its end; a shutdown does not wait for all of them."""
+
+    async def step() -> Progress | None:
+        return await anext(steps, None)
+
+    return await unless_abandoned(desk, step())
 
 
 @asynccontextmanager

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from exo.errors import NotReady
-from exo.http.desk import DESK
+from exo.http.desk import DESK, Desk
+from exo.settings import HttpSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
         )
     except OSError as error:
         raise NotReady(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; is another exo running? "
-            "--chatgpt-api-port picks another port"
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; is another one running? "
+            "--port picks another port"
         ) from error
 
 
@@ -54,3 +56,23 @@ async def serve(app: web.Application, sock: socket.socket, stop: asyncio.Event) 
         await app[DESK].drain()
     finally:
         await runner.cleanup()
+
+
+def stop_on_signals(desk: Desk) -> asyncio.Event:
+    """What SIGINT and SIGTERM set; a second one does not wait for answers under way."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            desk.abandon()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def warn_if_open(http: HttpSettings) -> None:
+    if http.host not in ("127.0.0.1", "::1", "localhost") and not http.key:
+        log.warning("anyone on this network can use this node: set EXO_API_KEY, or --host 127.0.0.1")

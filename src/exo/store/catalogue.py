@@ -104,6 +104,18 @@ def read_card(name: str, path: Path, most: int | None = None, slots: int = 1) ->
             created=int(stat.st_mtime),
         )
     facts = gguf.read(path, before="tokenizer.")
+    try:
+        return _gguf_card(name, path, facts, most, slots)
+    except (ValueError, OverflowError) as error:
+        raise EngineFailed(
+            f"{path}: its header has something else where a number belongs: {error}"
+        ) from error
+
+
+def _gguf_card(
+    name: str, path: Path, facts: Mapping[str, gguf.Value], most: int | None, slots: int
+) -> ModelCard:
+    stat = path.stat()
     architecture = str(facts.get("general.architecture", ""))
     context = int(facts.get(f"{architecture}.context_length", 0))
     if not context:
@@ -116,8 +128,10 @@ def read_card(name: str, path: Path, most: int | None = None, slots: int = 1) ->
         bytes=stat.st_size,
         memory=stat.st_size + slots * context * _kv_bytes(facts, architecture),
         architecture=architecture,
-        parameters=int(facts.get("general.parameter_count", 0)),
+        parameters=gguf.parameters(facts),
         created=int(stat.st_mtime),
+        quantization=gguf.quantization(facts),
+        capabilities=("embedding",) if f"{architecture}.pooling_type" in facts else ("completion",),
     )
 
 

@@ -5,8 +5,9 @@ u64 pair count, then pairs of key (u64 length and UTF-8), u32 type and value. Ou
 `gguf` package brings numpy and reads whole vocabularies: cards are made at start, on a small board.
 """
 
+import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -30,6 +31,46 @@ _NUMBERS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+# What `general.file_type` says of most of the weights: llama.cpp's `enum llama_ftype`, named as its tools do.
+_FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+    39: "NVFP4",
+    40: "Q1_0",
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMBT])(?:-A.+)?")
+_SIZE_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _LONGEST_STRING = 16 << 20
 
 
@@ -42,6 +83,22 @@ def read(path: Path, *, before: str | None = None) -> dict[str, Value]:
     """
     with _opened(path) as file:
         return {key: _value(file, kind) for key, kind in _keys(file, before)}
+
+
+def quantization(facts: Mapping[str, Value]) -> str:
+    """The weights' type, "Q4_K_M"; "" where the header does not say, or names one that is not known here."""
+    return _FILE_TYPES.get(int(facts.get("general.file_type", -1)), "")
+
+
+def parameters(facts: Mapping[str, Value]) -> int:
+    """How many weights: exactly where the header counts them, else as its label rounds them ("1.5B"), else 0.
+
+    Labels of experts ("8x7B") give 0: what they share is counted once, and no one says how much that is.
+    """
+    if count := int(facts.get("general.parameter_count", 0)):
+        return count
+    label = _SIZE.fullmatch(str(facts.get("general.size_label", "")))
+    return round(float(label[1]) * _SIZE_UNITS[label[2]]) if label else 0
 
 
 def tokens(path: Path, ids: Collection[int]) -> dict[int, str]:

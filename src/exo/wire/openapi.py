@@ -6,6 +6,8 @@ import msgspec
 
 from exo.errors import STATUS
 from exo.nodes import Cluster
+from exo.wire.ollama import answer_types as ollama_answers
+from exo.wire.ollama import request_types as ollama_requests
 from exo.wire.openai import answer_types as answers
 from exo.wire.openai import request_types as requests
 
@@ -18,8 +20,30 @@ _ANSWERS = (
     answers.ModelAnswer,
     answers.ErrorAnswer,
     Cluster,
+    ollama_answers.OllamaChatAnswer,
+    ollama_answers.OllamaGenerateAnswer,
+    ollama_answers.OllamaEmbedAnswer,
+    ollama_answers.OllamaEmbeddingsAnswer,
+    ollama_answers.OllamaModels,
+    ollama_answers.OllamaShown,
+    ollama_answers.OllamaRunningModels,
+    ollama_answers.OllamaStatus,
+    ollama_answers.OllamaVersion,
+    ollama_answers.OllamaError,
 )
-_REQUESTS = (requests.ChatBody, requests.CompletionBody, requests.EmbeddingsBody)
+_REQUESTS = (
+    requests.ChatBody,
+    requests.CompletionBody,
+    requests.EmbeddingsBody,
+    ollama_requests.OllamaChat,
+    ollama_requests.OllamaGenerate,
+    ollama_requests.OllamaEmbed,
+    ollama_requests.OllamaEmbeddings,
+    ollama_requests.OllamaShow,
+    ollama_requests.OllamaPull,
+    ollama_requests.OllamaCreate,
+    ollama_requests.OllamaDelete,
+)
 
 _READING = (401, 403, 405)
 _ASKING = tuple(sorted({*STATUS.values()}))
@@ -43,7 +67,7 @@ def document(version: str) -> bytes:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "security": [{}, {"key": []}],
-                "paths": _paths(),
+                "paths": _paths() | _ollama_paths(),
                 "components": {
                     "schemas": schemas,
                     "securitySchemes": {
@@ -66,8 +90,7 @@ def _paths() -> _Json:
                 "chat",
                 "Answer a conversation",
                 requests.ChatBody,
-                answers.ChatAnswer,
-                events=answers.ChatChunk,
+                _json(answers.ChatAnswer) | _events(answers.ChatChunk),
             )
         },
         "/v1/completions": {
@@ -75,13 +98,12 @@ def _paths() -> _Json:
                 "complete",
                 "Continue a text",
                 requests.CompletionBody,
-                answers.TextAnswer,
-                events=answers.TextAnswer,
+                _json(answers.TextAnswer) | _events(answers.TextAnswer),
             )
         },
         "/v1/embeddings": {
             "post": _asking(
-                "embed", "Turn texts into vectors", requests.EmbeddingsBody, answers.EmbeddingsAnswer
+                "embed", "Turn texts into vectors", requests.EmbeddingsBody, _json(answers.EmbeddingsAnswer)
             )
         },
         "/v1/models": {"get": _reading("models", "The models that can be asked", answers.ModelsAnswer)},
@@ -96,32 +118,76 @@ def _paths() -> _Json:
     }
 
 
-def _asking(name: str, summary: str, body: type, answer: type, events: type | None = None) -> _Json:
-    content = _json(answer)
-    if events is not None:
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": "Where a stream is asked for: events whose data is a chunk, the last one "
-                "[DONE]. An event with an error ends the answer without [DONE].",
-                "contentMediaType": "text/event-stream",
-                "contentSchema": _ref(events),
-            }
-        }
+def _ollama_paths() -> _Json:
+    """Ollama's API. Its failures have a shape of their own, and its streams are lines."""
+    asked, told = ollama_requests, ollama_answers
+    asking = {
+        "chat": ("Answer a conversation", asked.OllamaChat, told.OllamaChatAnswer, True),
+        "generate": ("Answer a prompt", asked.OllamaGenerate, told.OllamaGenerateAnswer, True),
+        "embed": ("Turn texts into vectors", asked.OllamaEmbed, told.OllamaEmbedAnswer, False),
+        "embeddings": ("Turn a text into one", asked.OllamaEmbeddings, told.OllamaEmbeddingsAnswer, False),
+        "show": ("What is known of a model", asked.OllamaShow, told.OllamaShown, False),
+        "pull": ("Download a model", asked.OllamaPull, told.OllamaStatus, True),
+        "create": ("Make a model of another's files", asked.OllamaCreate, told.OllamaStatus, True),
+    }
+    reading = {
+        "tags": ("The models that can be asked", told.OllamaModels),
+        "ps": ("The models in memory", told.OllamaRunningModels),
+        "version": ("The release of Ollama whose API this is", told.OllamaVersion),
+    }
+    delete = _asking("ollama_delete", "Delete a model", asked.OllamaDelete, {}, told.OllamaError)
+    paths: _Json = {"/api/delete": {"delete": delete}}
+    for name, (summary, body, answer, streams) in asking.items():
+        content = _json(answer) | (_lines(answer) if streams else {})
+        paths[f"/api/{name}"] = {"post": _asking(f"ollama_{name}", summary, body, content, told.OllamaError)}
+    for name, (summary, answer) in reading.items():
+        paths[f"/api/{name}"] = {"get": _reading(f"ollama_{name}", summary, answer, error=told.OllamaError)}
+    return paths
+
+
+def _events(of: type) -> _Json:
+    return _stream(
+        "text/event-stream",
+        "Where a stream is asked for: events whose data is a chunk, the last one "
+        "[DONE]. An event with an error ends the answer without [DONE].",
+        of,
+    )
+
+
+def _lines(of: type) -> _Json:
+    return _stream(
+        "application/x-ndjson",
+        "Unless stream is false: lines of JSON. One with an error ends the answer without done.",
+        of,
+    )
+
+
+def _stream(media: str, description: str, of: type) -> _Json:
+    schema = {
+        "type": "string",
+        "description": description,
+        "contentMediaType": media,
+        "contentSchema": _ref(of),
+    }
+    return {media: {"schema": schema}}
+
+
+def _asking(name: str, summary: str, body: type, content: _Json, error: type = answers.ErrorAnswer) -> _Json:
+    answer: _Json = {"description": "The answer."} | ({"content": content} if content else {})
     return {
         "operationId": name,
         "summary": summary,
         "requestBody": {"required": True, "content": _json(body)},
-        "responses": {"200": {"description": "The answer.", "content": content}} | _errors(*_ASKING),
+        "responses": {"200": answer} | _errors(*_ASKING, body=error),
     }
 
 
-def _reading(name: str, summary: str, answer: type, *errors: int) -> _Json:
+def _reading(name: str, summary: str, answer: type, *errors: int, error: type = answers.ErrorAnswer) -> _Json:
     return {
         "operationId": name,
         "summary": summary,
         "responses": {"200": {"description": summary + ".", "content": _json(answer)}}
-        | _errors(*sorted((*_READING, *errors))),
+        | _errors(*sorted((*_READING, *errors)), body=error),
     }
 
 
@@ -135,11 +201,8 @@ def _probe(name: str, summary: str, description: str, *errors: int, content: _Js
     }
 
 
-def _errors(*statuses: int) -> _Json:
-    return {
-        str(status): {"description": _why(status), "content": _json(answers.ErrorAnswer)}
-        for status in statuses
-    }
+def _errors(*statuses: int, body: type = answers.ErrorAnswer) -> _Json:
+    return {str(status): {"description": _why(status), "content": _json(body)} for status in statuses}
 
 
 def _why(status: int) -> str:

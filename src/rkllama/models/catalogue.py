@@ -9,14 +9,15 @@ import logging
 import re
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import Sampling
-from exo.errors import BadRequest, EngineFailed, ModelNotFound
+from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotFound
 from rkllama.models import modelfile
 from rkllama.models.modelfile import Modelfile
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 DEFAULT_CONTEXT = 4096
 _MODELFILE = "Modelfile"
 _SUFFIX = ".rkllm"
+# What a chat template, JSON schemas and sampling by request need, where it lies beside the weights.
+_BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # What a model takes beyond its weights: the runtime's buffers, a KV cache of the default context, the
 # process. The vendor's figures for 1.5B and 3.8B parameters (release 1.3.0) are within it.
 _MEMORY_FACTOR, _MEMORY_FIXED = 1.125, 96 << 20
@@ -145,29 +148,32 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
         """Downloads "user/repository/file.rkllm" into a folder named after the file."""
-        parts = name.split("/")
-        if len(parts) < 3 or not parts[-1].endswith(_SUFFIX) or not all(map(_NAME.fullmatch, parts)):
-            raise BadRequest(
-                f"'{name}' is not USER/REPOSITORY/FILE{_SUFFIX}, like c01zaut/Qwen2.5/Qwen2.5-w8a8{_SUFFIX}",
-                param="model",
-            )
         from exo.store import hub
 
-        repository, file = "/".join(parts[:2]), "/".join(parts[2:])
-        folder = self.folder / parts[-1].removesuffix(_SUFFIX)
-        if folder.exists():
+        repository, file = hub.parse(name)
+        own = file.rpartition("/")[2]
+        if not own.endswith(_SUFFIX):
+            raise BadRequest(f"'{name[:200]}' is no {_SUFFIX} file", param="model")
+        _check_name(own)
+        folder = self.folder / own.removesuffix(_SUFFIX)
+        if (folder / _MODELFILE).exists():  # which is written when everything has come
             raise BadRequest(f"there is a model '{folder.name}' already; delete it first", param="model")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        steps = hub.fetch(repository, file, folder, endpoint=self._hub, token=self._token)
+        fetch = partial(hub.fetch, repository, into=folder, endpoint=self._hub, token=self._token)
         try:
-            async with aclosing(steps):
+            async with aclosing(fetch(file)) as steps:
                 async for progress in steps:
                     yield progress
-            own = Modelfile(source=parts[-1], hub=repository)
-            modelfile.write(folder / _MODELFILE, own)
+            for beside in _BESIDE:
+                with suppress(NotFound):  # many repositories hold the weights alone
+                    async with aclosing(fetch(beside)) as steps:
+                        async for progress in steps:
+                            yield progress
+            modelfile.write(folder / _MODELFILE, Modelfile(source=own, hub=repository))
         finally:
-            if folder.is_dir() and not any(folder.glob(f"*{_SUFFIX}")):
-                shutil.rmtree(folder)
+            # What has come of a download that broke off is kept there for the next time.
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         self.scan()
 
     def _entry(self, folder: Path, file: Path, beside: Path, own: Modelfile) -> Entry:

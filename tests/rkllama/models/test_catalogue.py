@@ -1,4 +1,6 @@
 import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from exo.chat import Sampling
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotFound
 from rkllama.models.catalogue import DEFAULT_CONTEXT, Models
 from rkllama.models.modelfile import read
+from tests.store.mirror import Mirror
 
 
 def put(folder: Path, name: str, *files: str, modelfile: str = "") -> Path:
@@ -146,7 +149,7 @@ async def pulled(models: Models, name: str) -> list[Progress]:
     ["user/repo", "user/repo/file.gguf", "../repo/a.rkllm", "user/repo/../a.rkllm", "/user/repo/a.rkllm"],
 )
 async def test_what_is_downloaded_is_named_in_full(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadRequest, match="USER/REPOSITORY/FILE"):
+    with pytest.raises(BadRequest, match=r"user|\.rkllm"):
         await pulled(Models(tmp_path), name)
     assert names_in(tmp_path) == []
 
@@ -157,3 +160,37 @@ async def test_a_failed_download_leaves_nothing(tmp_path: Path, unused_tcp_port:
         await pulled(models, "user/repo/a.rkllm")
     assert not isinstance(failed.value, NotFound)
     assert names_in(tmp_path) == []
+
+
+@pytest.fixture
+async def mirror(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mirror]:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    mirror = Mirror()
+    mirror.large = False
+    async with mirror.running():
+        yield mirror
+
+
+async def test_a_download_brings_what_lies_beside_the_weights(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.files = {"npu/Demo-w8a8.rkllm": b"weights", "tokenizer.json": b"{}", "README.md": b"hello"}
+    models = Models(tmp_path, hub=mirror.url)
+    steps = await pulled(models, "user/tiny/npu/Demo-w8a8.rkllm")
+    assert (steps[-1].file, steps[-1].done) == ("tokenizer.json", 2)
+    assert names_in(tmp_path / "Demo-w8a8") == ["Demo-w8a8.rkllm", "Modelfile", "tokenizer.json"]
+    assert models["Demo-w8a8"][0].quantization == "w8a8"
+    assert models.entry("Demo-w8a8").modelfile.hub == "user/tiny"
+    with pytest.raises(BadRequest, match="already; delete it first"):
+        await pulled(models, "user/tiny/npu/Demo-w8a8.rkllm")
+
+
+async def test_a_download_that_broke_off_is_no_model_and_is_taken_up_again(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    mirror.files = {"Demo.rkllm": b"weights" * 1000}
+    models = Models(tmp_path, hub=mirror.url)
+    async with aclosing(models.pull("user/tiny/Demo.rkllm")) as steps:
+        await anext(steps)
+    models.scan()
+    assert not models
+    await pulled(models, "user/tiny/Demo.rkllm")
+    assert list(models) == ["Demo"]

@@ -11,12 +11,18 @@ from exo.wire.openai.answers import (
     embeddings_answer,
     model_answer,
     models_answer,
-    total_usage,
 )
 from exo.wire.openai.calls import ChatCall, CompletionCall, EmbedCall
 from exo.wire.openai.chunks import ChunkReader
-from exo.wire.openai.client import encode_chat, encode_completion
+from exo.wire.openai.client import (
+    decode_embeddings_answer,
+    decode_models,
+    encode_chat,
+    encode_completion,
+    encode_embeddings,
+)
 from exo.wire.openai.errors import decode_error, error_answer
+from exo.wire.openai.figures import total_usage
 from exo.wire.openai.requests import decode_chat, decode_completion, decode_embeddings
 
 __all__ = [
@@ -31,10 +37,13 @@ __all__ = [
     "decode_chat",
     "decode_completion",
     "decode_embeddings",
+    "decode_embeddings_answer",
     "decode_error",
+    "decode_models",
     "embeddings_answer",
     "encode_chat",
     "encode_completion",
+    "encode_embeddings",
     "error_answer",
     "model_answer",
     "models_answer",

@@ -24,6 +24,17 @@ class CompletionUsage(Struct, frozen=True):
     completion_tokens_details: ReasoningTokens
 
 
+class EngineTimings(Struct, frozen=True):
+    """llama.cpp's extension, as its server names things: tokens and milliseconds of one choice. `prompt_n`
+    are the prompt's tokens that were read, `cache_n` those that came from a KV cache."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+
+
 class TopLogprob(Struct, frozen=True):
     token: str
     logprob: float
@@ -74,6 +85,7 @@ class ChatAnswer(Struct, frozen=True, tag_field="object", tag="chat.completion")
     model: str
     choices: list[ChatChoice]
     usage: CompletionUsage
+    timings: EngineTimings | UnsetType = UNSET
 
 
 class FunctionDelta(Struct, frozen=True):
@@ -105,13 +117,15 @@ class ChatChunkChoice(Struct, frozen=True):
 
 
 class ChatChunk(Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
-    """One event of a streamed chat. The one with the usage has no choices."""
+    """One event of a streamed chat. The one with the usage has no choices; the one with a choice's
+    `finish_reason` has its timings."""
 
     id: str
     created: int
     model: str
     choices: list[ChatChunkChoice]
     usage: CompletionUsage | UnsetType | None = UNSET
+    timings: EngineTimings | UnsetType = UNSET
 
 
 class TextLogprobs(Struct, frozen=True):
@@ -131,13 +145,15 @@ class TextChoice(Struct, frozen=True):
 
 
 class TextAnswer(Struct, frozen=True, tag_field="object", tag="text_completion"):
-    """A completion, whole or one event of a stream. The event with the usage has no choices."""
+    """A completion, whole or one event of a stream. The event with the usage has no choices; the one with a
+    choice's `finish_reason` has its timings."""
 
     id: str
     created: int
     model: str
     choices: list[TextChoice]
     usage: CompletionUsage | UnsetType | None = UNSET
+    timings: EngineTimings | UnsetType = UNSET
 
 
 class EmbeddingsUsage(Struct, frozen=True):

@@ -4,17 +4,16 @@ A streamed text or reasoning delta costs one JSON string: the bytes around it ar
 choice, so they are cut once out of a chunk that holds a mark in the text's place.
 """
 
-import math
 import struct
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+from msgspec import UnsetType
 
 from exo.cards import ModelCard
 from exo.chat import (
-    Alternative,
     Delta,
     Embeddings,
     Finished,
@@ -27,6 +26,7 @@ from exo.chat import (
 )
 from exo.errors import EngineFailed, ExoError
 from exo.wire.openai import answer_types as types
+from exo.wire.openai import figures
 from exo.wire.openai.calls import EmbedCall
 from exo.wire.openai.errors import error_body
 
@@ -35,7 +35,6 @@ _SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Acc
 _COMMENT = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
 _MARK = "\0"
-_UNLIKELIEST = -9999.0  # what OpenAI says for a probability of zero, whose logarithm JSON cannot hold
 
 
 # Streams
@@ -73,13 +72,14 @@ class ChatStream:
             case ToolCall():
                 return self._choice(index, types.ChatDelta(tool_calls=[_call_delta(delta)]))
             case Finished():
-                return self._choice(index, types.ChatDelta(), finish_reason=delta.reason)
+                return self._choice(index, types.ChatDelta(), finished=delta)
 
     def end(self, usage: Usage) -> bytes:
-        """`usage` is of all choices together, see `total_usage`."""
+        """`usage` is of all choices together, see `figures.total_usage`."""
         if not self._include_usage:
             return _DONE
-        return _event(types.ChatChunk(self._id, self._created, self._model, [], _usage(usage))) + _DONE
+        total = figures.completion_usage(usage)
+        return _event(types.ChatChunk(self._id, self._created, self._model, [], total)) + _DONE
 
     def failed(self, error: ExoError) -> bytes:
         """No [DONE] follows: a client that overlooks the error must not take the answer for complete."""
@@ -90,14 +90,15 @@ class ChatStream:
         index: int,
         delta: types.ChatDelta,
         logprobs: types.ChatLogprobs | None = None,
-        finish_reason: FinishReason | None = None,
+        finished: Finished | None = None,
     ) -> bytes:
-        choice = types.ChatChunkChoice(index, delta, logprobs, finish_reason)
+        choice = types.ChatChunkChoice(index, delta, logprobs, finished.reason if finished else None)
         usage = None if self._include_usage else msgspec.UNSET
-        return _event(types.ChatChunk(self._id, self._created, self._model, [choice], usage))
+        timings = figures.engine_timings(finished) if finished else msgspec.UNSET
+        return _event(types.ChatChunk(self._id, self._created, self._model, [choice], usage, timings))
 
     def _with_logprobs(self, index: int, delta: Text) -> bytes:
-        return self._choice(index, types.ChatDelta(content=delta.text), _chat_logprobs(delta.logprobs))
+        return self._choice(index, types.ChatDelta(content=delta.text), figures.chat_logprobs(delta.logprobs))
 
     def _around(self, index: int, delta: types.ChatDelta) -> tuple[bytes, bytes]:
         return _cut(self._choice(index, delta))
@@ -142,12 +143,14 @@ class CompletionStream:
             case ToolCall():
                 raise _called_without_tools()
             case Finished():
-                return self._choice(types.TextChoice(index, "", finish_reason=_text_reason(delta.reason)))
+                choice = types.TextChoice(index, "", finish_reason=_text_reason(delta.reason))
+                return self._choice(choice, figures.engine_timings(delta))
 
     def end(self, usage: Usage) -> bytes:
         if not self._include_usage:
             return _DONE
-        return _event(types.TextAnswer(self._id, self._created, self._model, [], _usage(usage))) + _DONE
+        total = figures.completion_usage(usage)
+        return _event(types.TextAnswer(self._id, self._created, self._model, [], total)) + _DONE
 
     def failed(self, error: ExoError) -> bytes:
         return _event(error_body(error))
@@ -160,11 +163,14 @@ class CompletionStream:
     def _with_logprobs(self, index: int, delta: Text) -> bytes:
         offset = self._offset[index]
         self._offset[index] += len(delta.text)
-        return self._choice(types.TextChoice(index, delta.text, _text_logprobs(delta.logprobs, offset)))
+        logprobs = figures.text_logprobs(delta.logprobs, offset)
+        return self._choice(types.TextChoice(index, delta.text, logprobs))
 
-    def _choice(self, choice: types.TextChoice) -> bytes:
+    def _choice(
+        self, choice: types.TextChoice, timings: types.EngineTimings | UnsetType = msgspec.UNSET
+    ) -> bytes:
         usage = None if self._include_usage else msgspec.UNSET
-        return _event(types.TextAnswer(self._id, self._created, self._model, [choice], usage))
+        return _event(types.TextAnswer(self._id, self._created, self._model, [choice], usage, timings))
 
 
 def _event(value: msgspec.Struct) -> bytes:
@@ -201,13 +207,14 @@ def chat_answer(id: str, created: int, model: str, choices: Sequence[Sequence[De
                 reasoning_content=whole.reasoning or msgspec.UNSET,
                 tool_calls=whole.calls or msgspec.UNSET,
             ),
-            logprobs=_chat_logprobs(whole.logprobs) if whole.logprobs else None,
+            logprobs=figures.chat_logprobs(whole.logprobs) if whole.logprobs else None,
             finish_reason=whole.finished.reason,
         )
         for i, whole in enumerate(wholes)
     ]
-    usage = total_usage([whole.finished.usage for whole in wholes], len(wholes))
-    return _encode(types.ChatAnswer(id, created, model, answered, _usage(usage)))
+    total = figures.total_usage([whole.finished.usage for whole in wholes], len(wholes))
+    usage = figures.completion_usage(total)
+    return _encode(types.ChatAnswer(id, created, model, answered, usage, _timings_of(wholes)))
 
 
 def completion_answer(
@@ -228,29 +235,15 @@ def completion_answer(
         types.TextChoice(
             index=i,
             text=before + whole.reasoning + whole.text,
-            logprobs=_text_logprobs(whole.logprobs, len(before + whole.reasoning))
+            logprobs=figures.text_logprobs(whole.logprobs, len(before + whole.reasoning))
             if whole.logprobs
             else None,
             finish_reason=_text_reason(whole.finished.reason),
         )
         for i, (whole, before) in enumerate(zip(wholes, befores, strict=True))
     ]
-    usage = total_usage([whole.finished.usage for whole in wholes], n)
-    return _encode(types.TextAnswer(id, created, model, answered, _usage(usage)))
-
-
-def total_usage(usages: Sequence[Usage], n: int = 1) -> Usage:
-    """The usage of one HTTP answer whose choices come in groups of `n` to one prompt.
-
-    A prompt counts once for all its choices, and as cached only as far as it was for each of them.
-    """
-    groups = [usages[i : i + n] for i in range(0, len(usages), n)]
-    return Usage(
-        prompt_tokens=sum(max(usage.prompt_tokens for usage in group) for group in groups),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
-        cached_tokens=sum(min(usage.cached_tokens for usage in group) for group in groups),
-    )
+    usage = figures.completion_usage(figures.total_usage([whole.finished.usage for whole in wholes], n))
+    return _encode(types.TextAnswer(id, created, model, answered, usage, _timings_of(wholes)))
 
 
 def embeddings_answer(call: EmbedCall, model: str, vectors: Embeddings) -> bytes:
@@ -312,47 +305,9 @@ def _text_reason(reason: FinishReason) -> Literal["stop", "length"]:
     return "length" if reason == "length" else "stop"
 
 
-def _usage(usage: Usage) -> types.CompletionUsage:
-    return types.CompletionUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=types.CachedTokens(usage.cached_tokens),
-        completion_tokens_details=types.ReasoningTokens(usage.reasoning_tokens),
-    )
-
-
-def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> types.ChatLogprobs:
-    return types.ChatLogprobs(
-        [
-            types.ChosenLogprob(
-                each.chosen.token,
-                _finite(each.chosen),
-                each.chosen.bytes,
-                [types.TopLogprob(other.token, _finite(other), other.bytes) for other in each.top],
-            )
-            for each in logprobs
-        ]
-    )
-
-
-def _text_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> types.TextLogprobs:
-    offsets = []
-    for each in logprobs:
-        offsets.append(offset)
-        offset += len(each.chosen.token)
-    return types.TextLogprobs(
-        tokens=[each.chosen.token for each in logprobs],
-        token_logprobs=[_finite(each.chosen) for each in logprobs],
-        top_logprobs=[
-            {other.token: _finite(other) for other in (*each.top, each.chosen)} for each in logprobs
-        ],
-        text_offset=offsets,
-    )
-
-
-def _finite(alternative: Alternative) -> float:
-    return alternative.logprob if math.isfinite(alternative.logprob) else _UNLIKELIEST
+def _timings_of(wholes: Sequence[_Whole]) -> types.EngineTimings | UnsetType:
+    """Those of the only choice: several ran at once, and their times do not add up."""
+    return figures.engine_timings(wholes[0].finished) if len(wholes) == 1 else msgspec.UNSET
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -2,8 +2,8 @@
 
 Spoken to other nodes and to any OpenAI-compatible server, so it reads with lenience: keys it does not know
 are skipped, and habits of other servers (`reasoning` for `reasoning_content`, a tool call's name repeated
-in every delta, usage on the finish chunk, no [DONE]) are understood. But what would make a broken answer
-look complete is an error.
+in every delta, usage on the finish chunk, llama.cpp's timings on any, no [DONE]) are understood. But what
+would make a broken answer look complete is an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ from exo.chat import (
     FinishReason,
     Reasoning,
     Text,
+    Timings,
     TokenLogprob,
     ToolCall,
     Usage,
@@ -83,9 +84,15 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: _ReasoningTokens | None = None
 
 
+class _Timings(msgspec.Struct):
+    prompt_ms: float = 0.0
+    predicted_ms: float = 0.0
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
+    timings: Any = None
     error: Any = None
 
 
@@ -116,6 +123,7 @@ class ChunkReader:
         self._calls: set[int] = set()
         self._reason: FinishReason | None = None
         self._usage = Usage()
+        self._timings = Timings()
         self._finished = False
 
     def feed(self, data: bytes) -> list[Delta]:
@@ -157,6 +165,8 @@ class ChunkReader:
         for choice in chunk.choices or ():
             if choice.index == 0:
                 yield from self._choice(choice)
+        if chunk.timings is not None:
+            self._timings = _timings(chunk.timings)
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
             if not chunk.choices:
@@ -188,7 +198,7 @@ class ChunkReader:
     def _finish(self) -> Iterator[Delta]:
         if self._reason is not None and not self._finished:
             self._finished = True
-            yield Finished(self._reason, self._usage)
+            yield Finished(self._reason, self._usage, self._timings)
 
 
 class _Events:
@@ -232,6 +242,16 @@ def _usage(usage: _Usage) -> Usage:
         reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
         cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
     )
+
+
+def _timings(said: Any) -> Timings:
+    """In seconds, to the microsecond. Whatever else a server sends by that name, it tells no times."""
+    try:
+        timings = msgspec.convert(said, _Timings)
+    except msgspec.ValidationError:
+        return Timings()
+    prefill, decode = (round(max(0.0, ms) / 1e3, 6) for ms in (timings.prompt_ms, timings.predicted_ms))
+    return Timings(prefill, decode)
 
 
 def _reason(reason: str) -> FinishReason:

@@ -1,14 +1,20 @@
 """The OpenAI dialect, the client's side: requests to bodies, for other nodes and any server that speaks it.
 
-Only what is set is sent, under the name most servers know. The answer is read by `chunks.ChunkReader`, or
-by `errors.decode_error` where its status says so.
+Only what is set is sent, under the name most servers know. A streamed answer is read by
+`chunks.ChunkReader`, a whole one here with as much lenience, and a refusal by `errors.decode_error`.
 """
 
+import math
+import struct
+from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from exo.chat import ChatRequest, Message, Tool
+from exo.cards import Format, ModelCard
+from exo.chat import ChatRequest, Embeddings, EmbedRequest, Message, Tool
+from exo.errors import EngineFailed
 from exo.wire.openai import request_types as types
 
 _encode = msgspec.json.Encoder().encode
@@ -103,4 +109,95 @@ def _tool(tool: Tool) -> types.FunctionTool:
             description=tool.description or None,
             parameters=dict(tool.parameters) or None,
         )
+    )
+
+
+# Embeddings
+
+
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: list[float] | str
+
+
+class _Read(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
+    usage: _Read | None = None
+
+
+def encode_embeddings(request: EmbedRequest) -> bytes:
+    """The body for /v1/embeddings; its answer is read by `decode_embeddings_answer`."""
+    return _encode(types.EmbeddingsBody(model=request.model, input=list(request.texts)))
+
+
+def decode_embeddings_answer(body: bytes, texts: int) -> Embeddings:
+    """The vectors of so many texts, made as long as 1 where the server has not done so.
+
+    Raises `EngineFailed` where there is not one for each text, or no vector that can be read.
+    """
+    try:
+        said = msgspec.json.decode(body, type=_Vectors)
+        vectors = {each.index: _unit(_numbers(each.embedding)) for each in said.data}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, struct.error) as error:
+        raise EngineFailed(f"the server sent embeddings that cannot be read: {error}") from None
+    if sorted(vectors) != list(range(texts)) or len(said.data) != texts:
+        raise EngineFailed(f"the server sent {len(said.data)} embeddings for {texts} texts")
+    return Embeddings(
+        tuple(vectors[index] for index in range(texts)), said.usage.prompt_tokens if said.usage else 0
+    )
+
+
+def _numbers(embedding: Sequence[float] | str) -> tuple[float, ...]:
+    if not isinstance(embedding, str):
+        return tuple(embedding)
+    raw = b64decode(embedding, validate=True)
+    return struct.unpack(f"<{len(raw) // 4}f", raw)
+
+
+def _unit(vector: tuple[float, ...]) -> tuple[float, ...]:
+    length = math.hypot(*vector)
+    if not math.isfinite(length):
+        raise ValueError("a number in them is none")
+    # One of length 1 but for rounding stays as it is, to the bit.
+    return vector if length == 0 or abs(length - 1) < 1e-3 else tuple(x / length for x in vector)
+
+
+# Models
+
+
+class _Model(msgspec.Struct):
+    id: str
+    created: Any = None
+    owned_by: Any = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def decode_models(body: bytes, format: Format) -> tuple[ModelCard, ...]:
+    """The models of an answer to GET /v1/models, as cards of this format that know nothing of their size.
+
+    Raises `EngineFailed` for an answer that is no such list.
+    """
+    try:
+        said = msgspec.json.decode(body, type=_Models)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineFailed(f"the answer to GET /v1/models is no list of models: {error}") from None
+    return tuple(
+        ModelCard(
+            id=model.id,
+            format=format,
+            context=0,
+            bytes=0,
+            memory=0,
+            created=model.created if isinstance(model.created, int) else 0,
+            owned_by=model.owned_by if isinstance(model.owned_by, str) else "",
+        )
+        for model in said.data
+        if model.id
     )

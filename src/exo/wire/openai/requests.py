@@ -5,21 +5,20 @@ raise nothing else, whatever the bytes. Types and ranges are checked by the stru
 is what concerns several keys at once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, Tool, ToolCall
 from exo.errors import BadRequest
+from exo.wire import schemas
 from exo.wire.json import Reader
 from exo.wire.openai import request_types as types
 from exo.wire.openai.calls import ChatCall, CompletionCall, EmbedCall
 
 T = TypeVar("T")
 
-SCHEMA_DEPTH = 100
-SCHEMA_PARTS = 100_000
 _THINKS = {"none": False, "minimal": False}  # of reasoning_effort; every other effort thinks
 
 _CHAT = Reader(types.ChatBody)
@@ -171,7 +170,7 @@ def _tools(asked: types.ChatBody) -> tuple[Tool, ...]:
         if function.name in tools:
             raise BadRequest(f'{place}.name: there are two tools "{function.name}"', param=f"{place}.name")
         parameters = function.parameters or {}
-        _check_schema(parameters, f"{place}.parameters")
+        schemas.check(parameters, f"{place}.parameters")
         if parameters.get("type", "object") != "object":
             text = f'{place}.parameters must be the schema of an object: its "type" must be "object"'
             raise BadRequest(text, param=f"{place}.parameters")
@@ -185,31 +184,10 @@ def _json_schema(asked: types.Generation) -> JsonSchema | None:
             schema: JsonSchema = {"type": "object"}
         case types.JsonSchemaFormat(json_schema=named):
             schema = named.schema
-            _check_schema(schema, "response_format.json_schema.schema")
+            schemas.check(schema, "response_format.json_schema.schema")
         case _:
             return None
     if asked.grammar is not None:
         text = "grammar and a JSON response_format contradict each other: give only one of them"
         raise BadRequest(text, param="grammar")
     return schema
-
-
-def _check_schema(schema: Any, param: str) -> None:
-    """A schema crosses to peers and to native code, which both have narrower limits than Python."""
-    level, parts = [schema], 0
-    for _ in range(SCHEMA_DEPTH):
-        parts += len(level)
-        if parts > SCHEMA_PARTS:
-            raise BadRequest(f"{param} has more than {SCHEMA_PARTS} parts", param=param)
-        if any(isinstance(part, int) and not -types.INT64 - 1 <= part <= types.INT64 for part in level):
-            raise BadRequest(f"{param} has an integer of more than 64 bits", param=param)
-        level = [inner for part in level for inner in _inside(part)]
-        if not level:
-            return
-    raise BadRequest(f"{param} is nested more than {SCHEMA_DEPTH} levels deep", param=param)
-
-
-def _inside(part: Any) -> Iterable[Any]:
-    if isinstance(part, dict):
-        return part.values()
-    return part if isinstance(part, list) else ()
