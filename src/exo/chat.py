@@ -65,6 +65,14 @@ class Sampling(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
 
 
+class SoFar(msgspec.Struct, frozen=True):
+    """What of an answer has been said already, on a node that could not finish it, say: it is gone on with
+    and not said again."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One answer wanted from one model; "" leaves the choice to the node's owner.
 
@@ -73,8 +81,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     answer only, never at the reasoning. `logprobs` is how many alternatives to report per token (0: the
     chosen one only), or None for no logprobs at all. `json_schema` and `grammar` (GBNF) constrain the
     answer; at most one is set. `thinking` switches a reasoning model's thinking on or off; None leaves
-    it to the model. `id` names the request in logs on every machine it crosses, `client` who asks: queues
-    are fair between clients.
+    it to the model. `so_far` is the beginning of the answer to `messages`. `id` names the request in logs on
+    every machine it crosses, `client` who asks: queues are fair between clients.
     """
 
     model: str
@@ -87,6 +95,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     json_schema: JsonSchema | None = None
     grammar: str | None = None
     thinking: bool | None = None
+    so_far: SoFar | None = None
     id: str = ""
     client: str = ""
 

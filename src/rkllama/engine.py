@@ -40,6 +40,7 @@ from exo.chat import (
 from exo.engine import LoadedModel
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
 from exo.generation.constraints import grammar
+from exo.generation.resume import take_up
 from exo.generation.templates import ChatTemplate
 from rkllama.models import modelfile
 from rkllama.models.catalogue import Entry, Models
@@ -157,6 +158,8 @@ class RkllmModel:
         prompt, thinking = self._prompt(request)
         raw = request.prompt is not None
         channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
+        if request.so_far:
+            prompt += take_up(request.so_far, channels, opened=thinking)
         clock = _Clock()
         async with aclosing(self._events(self._ask(request, prompt), prompt)) as events:
             async for event in events:

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from exo.chat import Sampling, Text
+from exo.chat import Reasoning, Sampling, SoFar, Text
 from exo.errors import ContextLengthExceeded
 from tests.contract.subjects import SUBJECTS, Ground, Subject
 from tests.doubles import answer, finished, reasoning, text
@@ -107,3 +108,17 @@ async def test_thinking_comes_before_the_answer_and_counts(subject: Subject) -> 
     assert "=" in reasoning(deltas)
     assert "think>" not in reasoning(deltas) + text(deltas)
     assert 0 < finished(deltas).usage.reasoning_tokens < finished(deltas).usage.completion_tokens
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+async def test_an_answer_broken_off_anywhere_is_gone_on_with(subject: Subject, thinking: bool) -> None:
+    greedy = Sampling(temperature=0)
+    asked = subject.request("What is 14 + 27?", thinking=thinking, sampling=greedy)
+    whole = await answer(subject.responder, asked)
+    said = [delta for delta in whole if isinstance(delta, Text | Reasoning)]
+    for cut in range(1, len(said)):
+        so_far = SoFar(text(said[:cut]), reasoning(said[:cut]))
+        rest = await answer(subject.responder, msgspec.structs.replace(asked, so_far=so_far))
+        assert so_far.text + text(rest) == text(whole)
+        assert so_far.reasoning + reasoning(rest) == reasoning(whole)
+        assert finished(rest).reason == finished(whole).reason

@@ -21,6 +21,7 @@ from exo.chat import (
     Message,
     Reasoning,
     Sampling,
+    SoFar,
     Text,
     Timings,
     TokenLogprob,
@@ -108,6 +109,7 @@ common: dict[str, st.SearchStrategy[Any]] = {
             "messages": st.lists(messages, min_size=1, max_size=4).map(tuple),
             "logprobs": maybe | st.integers(0, 20),
             "thinking": maybe | st.booleans(),
+            "so_far": maybe | st.builds(SoFar, texts, texts),
         }
     ),
     constraints,

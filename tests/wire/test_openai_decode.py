@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo.chat import ChatRequest, EmbedRequest, Message, Sampling, Tool, ToolCall
+from exo.chat import ChatRequest, EmbedRequest, Message, Sampling, SoFar, Tool, ToolCall
 from exo.errors import BadRequest
 from exo.wire import openai
 from exo.wire.openai import request_types as types
 
 HI = {"role": "user", "content": "hi"}
+BEGUN = {"role": "assistant", "content": "a"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}, "strict": True}}
@@ -488,3 +489,32 @@ def test_damaged_bodies_are_decoded_or_refused(body: bytes, data: st.DataObject)
     start = data.draw(st.integers(0, len(body)))
     end = start + data.draw(st.integers(0, 3))
     check_decoded_or_refused(body[:start] + data.draw(st.binary(max_size=3)) + body[end:])
+
+
+def test_a_last_message_may_be_the_beginning_of_the_answer() -> None:
+    said = {"role": "assistant", "content": "19 is", "reasoning_content": "2+7=9"}
+    request = decode(messages=[HI, said], continue_final_message=True, add_generation_prompt=False).request
+    assert request.messages == (Message("user", "hi"),)
+    assert request.so_far == SoFar("19 is", "2+7=9")
+
+
+@pytest.mark.parametrize(
+    ("keys", "param"),
+    [
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"continue_final_message": True, "messages": [BEGUN]}, "continue_final_message"),
+        (
+            {"continue_final_message": True, "messages": [HI, {"role": "assistant", "tool_calls": [CALL]}]},
+            "continue_final_message",
+        ),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True, "messages": [HI, BEGUN]},
+            "add_generation_prompt",
+        ),
+    ],
+)
+def test_a_beginning_that_is_none_is_refused(keys: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        decode(**keys)
+    assert refused.value.param == param

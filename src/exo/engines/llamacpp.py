@@ -45,6 +45,7 @@ from exo.chat import (
 from exo.engine import LoadedModel
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ExoError
 from exo.generation.constraints import grammar
+from exo.generation.resume import take_up
 from exo.generation.templates import ChatTemplate
 from exo.store import gguf
 
@@ -126,6 +127,10 @@ class LlamaCppModel:
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         prompt, thinking = self._prompt(request)
+        raw = request.prompt is not None
+        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
+        if request.so_far:
+            prompt += take_up(request.so_far, channels, opened=thinking)
         body = {
             "prompt": prompt,
             "stream": True,
@@ -139,8 +144,6 @@ class LlamaCppModel:
         if request.logprobs is not None:
             # llama.cpp reports no chosen token without at least one alternative.
             body["logprobs"] = max(1, request.logprobs)
-        raw = request.prompt is not None
-        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
         tokens = prompt_tokens = cached = 0
 
         async with contextlib.aclosing(self._run(body)) as chunks:

@@ -19,7 +19,7 @@ import msgspec
 
 from exo.cards import ModelCard
 from exo.channels import Channels
-from exo.chat import ChatRequest, Delta, Finished, FinishReason, Reasoning, Text, ToolCall, Usage
+from exo.chat import ChatRequest, Delta, Finished, FinishReason, Reasoning, SoFar, Text, ToolCall, Usage
 from exo.engine import LoadedModel
 from exo.errors import BY_CODE, ContextLengthExceeded, EngineFailed
 
@@ -98,6 +98,8 @@ class ScriptedModel:
     async def _play(self, request: ChatRequest, prompt: int, limit: int) -> AsyncGenerator[Delta, None]:
         channels = Channels(stop=request.stop)
         tokens = reasoning = 0
+        said = request.so_far or SoFar()
+        skip = len(said.reasoning) + len(said.text)
         reason: FinishReason = "stop"
         for step in self.script.steps * self.script.repeat:
             if isinstance(step, Finished):
@@ -108,6 +110,9 @@ class ScriptedModel:
                 raise EngineFailed("the model has died")
             if isinstance(step, (Wait, Hang, Fail)):
                 await happen(step)
+                continue
+            if skip > 0 and isinstance(step, Text | Reasoning):
+                skip -= len(step.text)
                 continue
             if tokens == limit:
                 reason = "length"

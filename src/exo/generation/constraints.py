@@ -17,8 +17,11 @@ _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 def grammar(request: ChatRequest) -> str | None:
     """The request's grammar in llguidance's Lark, or its own GBNF; None where it wants no certain form.
 
-    Raises `BadRequest` with llguidance's reason for a schema that cannot be enforced.
+    Raises `BadRequest` with llguidance's reason for a schema that cannot be enforced, and where an answer is
+    to be gone on with, whose beginning the grammar would not know.
     """
+    if request.so_far and (request.json_schema is not None or request.grammar is not None):
+        raise BadRequest("an answer of a fixed form cannot be gone on with", param="messages")
     if request.json_schema is None:
         return request.grammar
     from llguidance import LLMatcher

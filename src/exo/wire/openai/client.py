@@ -27,8 +27,13 @@ def encode_chat(request: ChatRequest) -> bytes:
     """
     if request.prompt is not None:
         raise ValueError("a request with a prompt is a completion")
+    messages = [_message(message) for message in request.messages]
+    if request.so_far:
+        said = request.so_far
+        messages.append(types.AssistantMessage(content=said.text, reasoning_content=said.reasoning or None))
     body = types.ChatBody(
-        messages=[_message(message) for message in request.messages],
+        messages=messages,
+        continue_final_message=True if request.so_far else None,
         tools=[_tool(tool) for tool in request.tools] or None,
         logprobs=True if request.logprobs is not None else None,
         top_logprobs=request.logprobs or None,

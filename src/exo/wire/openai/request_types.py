@@ -183,7 +183,8 @@ class Generation(Sent, frozen=True):
 
 class ChatBody(Generation, frozen=True, kw_only=True):
     """POST /v1/chat/completions. Beside OpenAI's keys: `top_k`, `min_p`, `repeat_penalty` (or
-    `repetition_penalty`), `grammar` (GBNF), and `enable_thinking`, alone or in `chat_template_kwargs`."""
+    `repetition_penalty`), `grammar` (GBNF), and `enable_thinking`, alone or in `chat_template_kwargs`; and as
+    vLLM has it, `continue_final_message`: the last message is the beginning of the answer."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=10_000)]
     max_completion_tokens: Count | None = None
@@ -196,6 +197,8 @@ class ChatBody(Generation, frozen=True, kw_only=True):
     ] = None
     chat_template_kwargs: TemplateSwitches | None = None
     enable_thinking: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     modalities: list[Annotated[Literal["text"], Meta(description="audio is not supported")]] | None = None
     # Without effect on the answer of a machine that keeps nothing and sends nothing elsewhere:

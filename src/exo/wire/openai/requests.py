@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, Tool, ToolCall
+from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, SoFar, Tool, ToolCall
 from exo.errors import BadRequest
 from exo.wire import schemas
 from exo.wire.json import Reader
@@ -32,10 +32,11 @@ def decode_chat(body: bytes, *, id: str) -> ChatCall:
         raise BadRequest("store must be false: answers are not kept on this server", param="store")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+    so_far = _so_far(asked)
     request = ChatRequest(
         id=id,
         model=asked.model or "",
-        messages=tuple(_messages(asked.messages)),
+        messages=tuple(_messages(asked.messages[:-1] if so_far else asked.messages)),
         sampling=_sampling(asked, max_completion_tokens=asked.max_completion_tokens),
         stop=_stop(asked),
         tools=_tools(asked),
@@ -43,6 +44,7 @@ def decode_chat(body: bytes, *, id: str) -> ChatCall:
         json_schema=_json_schema(asked),
         grammar=asked.grammar,
         thinking=_thinking(asked),
+        so_far=so_far,
     )
     if request.tools and (request.json_schema is not None or request.grammar is not None):
         param = "grammar" if request.json_schema is None else "response_format"
@@ -81,6 +83,22 @@ def decode_embeddings(body: bytes, *, id: str) -> EmbedCall:
     asked = _EMBEDDINGS.read(body)
     texts = (asked.input,) if isinstance(asked.input, str) else tuple(asked.input)
     return EmbedCall(EmbedRequest(model=asked.model, texts=texts, id=id), asked.encoding_format == "base64")
+
+
+def _so_far(asked: types.ChatBody) -> SoFar | None:
+    """The last message, where it is the beginning of the answer."""
+    if asked.add_generation_prompt is bool(asked.continue_final_message):
+        text = "add_generation_prompt is the opposite of continue_final_message: leave it out"
+        raise BadRequest(text, param="add_generation_prompt")
+    if not asked.continue_final_message:
+        return None
+    last = asked.messages[-1]
+    if not isinstance(last, types.AssistantMessage) or last.tool_calls or len(asked.messages) < 2:
+        text = (
+            "continue_final_message needs a last message by the assistant, without tool_calls, behind others"
+        )
+        raise BadRequest(text, param="continue_final_message")
+    return SoFar(_text(last.content or ""), last.reasoning_content or "")
 
 
 def _messages(sent: list[types.ChatMessage]) -> Iterator[Message]:
