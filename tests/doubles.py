@@ -9,7 +9,7 @@ from exo.engine import Embedder, Responder
 from exo.errors import BadRequest
 from exo.nodes import Cluster, Device, Node
 from exo.residency import Why
-from exo.routing import Route, choose
+from exo.routing import Asked, Route, choose, explain
 
 # Models of a small machine, and the memory each takes; a budget of 8 holds two small ones or the big one.
 SIZES = {"a": 4, "b": 4, "c": 4, "big": 8}
@@ -53,8 +53,14 @@ class _Served:
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards
 
-    async def route(self, model: str) -> Route:
-        return choose(model, self.cluster())
+    async def card(self, model: str, via: str = "") -> ModelCard:
+        return choose(model, self.cluster()).card
+
+    def taken(self, id: str) -> str:
+        return ""
+
+    def explain(self, asked: Asked) -> Sequence[Route]:
+        return explain(asked, self.cluster())
 
     async def load(self, model: str, client: str = "") -> None:
         raise BadRequest("is loaded")

@@ -105,6 +105,10 @@ class _Elsewhere:
     def absent(self, model: str) -> ExoError | None:
         return NotReady("held back elsewhere") if model == "held" else None
 
+    @property
+    def slots(self) -> int:
+        return 1
+
     async def refresh(self) -> None:
         self.refreshed += 1
         self.cards = self._cards
@@ -165,7 +169,7 @@ async def test_an_upstream_is_asked_again_for_unknown_models_only(
         await answer(between, ChatRequest(model=asked, messages=(HI,)))
     assert elsewhere.refreshed == 1
     with pytest.raises(ModelNotFound):
-        await between.route("zzz")
+        await between.card("zzz")
     assert elsewhere.refreshed == 2
 
 

@@ -10,15 +10,16 @@ from contextlib import asynccontextmanager
 import msgspec
 
 import exo
+from exo.devices import detect
 from exo.engines import ENGINES, EngineOptions
 from exo.errors import ExoError
-from exo.http import ollama_routes, openai_routes, service_routes
+from exo.http import cluster_routes, ollama_routes, openai_routes, service_routes
 from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
-from exo.node import LocalNode, this_machine
+from exo.node import LocalNode
 from exo.residency import Limits, Residency
 from exo.settings import Settings
 from exo.store.catalogue import Catalogue
@@ -47,7 +48,7 @@ class Parts:
             id=settings.node_id,
             url=f"http://{settings.http.host}:{settings.http.port}",
             version=exo.__version__,
-            device=this_machine(),
+            device=detect(),
             shelf=self.shelf,
             residency=self.residency,
             defaults=settings.defaults,
@@ -125,11 +126,13 @@ async def _serve(parts: Parts, settings: Settings, sock: socket.socket) -> None:
     http = settings.http
     await parts.ask_upstreams()
     for model in settings.preload:
-        await parts.node.route(model)
+        await parts.node.card(model)
     if why := parts.why_not_ready():
         log.warning("no chat can be served yet: %s", why)
     desk = Desk(parts.node, parts.metrics, http, parts.why_not_ready)
-    app = build(desk, openai_routes.routes(), ollama_routes.routes(), service_routes.routes())
+    app = build(
+        desk, openai_routes.routes(), ollama_routes.routes(), cluster_routes.routes(), service_routes.routes()
+    )
     stop = stop_on_signals(desk)
     log.info("listening on http://%s:%d", http.host, http.port)
     log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.cluster().me.cards)) or "none")

@@ -82,7 +82,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     chosen one only), or None for no logprobs at all. `json_schema` and `grammar` (GBNF) constrain the
     answer; at most one is set. `thinking` switches a reasoning model's thinking on or off; None leaves
     it to the model. `so_far` is the beginning of the answer to `messages`. `id` names the request in logs on
-    every machine it crosses, `client` who asks: queues are fair between clients.
+    every machine it crosses, `client` who asks: queues are fair between clients. `via` is the node that
+    passed it on: such a request is answered by this machine and goes no further.
     """
 
     model: str
@@ -98,6 +99,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     so_far: SoFar | None = None
     id: str = ""
     client: str = ""
+    via: str = ""
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +109,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...]
     id: str = ""
     client: str = ""
+    via: str = ""
 
 
 class Embeddings(msgspec.Struct, frozen=True):

@@ -1,23 +1,23 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
 import asyncio
-import os
-import platform
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Protocol
 
 import msgspec
 
 from exo import routing
 from exo.cards import ModelCard, Progress, Recipe
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message
 from exo.engine import Embedder, Responder
 from exo.errors import BadRequest, ExoError, ModelNotFound
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
-from exo.routing import Route
+from exo.routing import Asked, Route
 from exo.settings import Defaults
+from exo.speeds import Speeds
 
 
 class Shelf(Protocol):
@@ -59,6 +59,11 @@ class Upstream(Responder, Embedder, Protocol):
         may have it; None for a model it does not know."""
         ...
 
+    @property
+    def slots(self) -> int:
+        """How many requests it makes progress on at once, as far as is known."""
+        ...
+
     async def refresh(self) -> None:
         """Asks it again which models it has. A server that does not answer is no failure here."""
         ...
@@ -78,6 +83,7 @@ class LocalNode:
         residency: Residency,
         defaults: Defaults,
         upstreams: Sequence[Upstream] = (),
+        speeds: Speeds | None = None,
     ) -> None:
         self._id = id
         self._url = url
@@ -87,33 +93,59 @@ class LocalNode:
         self._residency = residency
         self._defaults = defaults
         self._upstreams = upstreams
+        self._speeds = speeds or Speeds()
+        self._passed_on: Counter[str] = Counter()
+        self.leaving = False
+        """It is shutting down, and says so to the others."""
+
+    @property
+    def id(self) -> str:
+        return self._id
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        card = (await self.route(request.model)).card
+        card = await self.card(request.model)
         request = complete(request, card, self._defaults)
-        async with aclosing(self._behind(card.id).respond(request)) as deltas:
-            async for delta in deltas:
-                yield delta
+        behind = self._behind(card.id)
+        with self._counted(card.id, behind):
+            async with aclosing(behind.respond(request)) as deltas:
+                async for delta in deltas:
+                    if isinstance(delta, Finished):
+                        self._measure(request, delta)
+                    yield delta
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        card = (await self.route(request.model)).card
-        return await self._behind(card.id).embed(msgspec.structs.replace(request, model=card.id))
+        card = await self.card(request.model)
+        behind = self._behind(card.id)
+        with self._counted(card.id, behind):
+            return await behind.embed(msgspec.structs.replace(request, model=card.id))
 
-    async def route(self, model: str) -> Route:
-        """Where a request for the model goes; "" is the default one. Raises `ModelNotFound`, after a second
+    async def card(self, model: str, via: str = "") -> ModelCard:
+        """The model that a request means; "" is the default one. Raises `ModelNotFound`, after a second
         look at what there is, and what an upstream says of a model that it keeps from us."""
         model = model or self._defaults.model or ""
         if not model:
             raise BadRequest("model is required: this node has no default model", param="model")
         if model not in {card.id for card in self._known()}:
             await self.cards()
-        try:
-            return routing.choose(model, self.cluster())
-        except ModelNotFound as unknown:
-            for upstream in self._upstreams:
-                if absent := upstream.absent(model):
-                    raise absent from unknown
-            raise
+        cards = {card.id: card for card in self._known()}
+        if model in cards:
+            return cards[model]
+        for upstream in self._upstreams:
+            if absent := upstream.absent(model):
+                raise absent
+        raise ModelNotFound(routing.missing(model, sorted(cards)), param="model")
+
+    def defaults_for(self, request: ChatRequest, card: ModelCard) -> ChatRequest:
+        """The request with what it leaves open filled in, wherever it is answered."""
+        return complete(request, card, self._defaults)
+
+    def taken(self, id: str) -> str:
+        """Which node answers request `id`, and why: nothing to say where there is one."""
+        return ""
+
+    def explain(self, asked: Asked) -> Sequence[Route]:
+        """Where such a request could go, with the reasons."""
+        return routing.explain(asked, self.cluster())
 
     async def cards(self) -> Sequence[ModelCard]:
         """The models that can be asked for, as they are now."""
@@ -123,11 +155,11 @@ class LocalNode:
 
     async def load(self, model: str, client: str = "") -> None:
         """Brings the model into memory."""
-        await self._here((await self.route(model)).card.id).load(model, client)
+        await self._here((await self.card(model)).id).load(model, client)
 
     async def unload(self, model: str) -> None:
         """Takes the model out of memory. Raises `NotReady` while requests run on it."""
-        await self._here((await self.route(model)).card.id).unload(model)
+        await self._here((await self.card(model)).id).unload(model)
 
     def keep(self, model: str, seconds: float | None) -> None:
         """From now on the model, if it is in memory here, stays for so long after each use (None: ever)."""
@@ -169,36 +201,73 @@ class LocalNode:
         return behind
 
     def cluster(self) -> Cluster:
-        """The cluster as this node sees it."""
-        loaded = tuple(
+        """A cluster of this node alone."""
+        return Cluster(me=self.state())
+
+    def state(self) -> Node:
+        """What this node says of itself now."""
+        residents, queues = self._residency.residents, self._residency.queues
+        loaded = [
             Residence(
                 model=model,
                 state=r.state,
                 bytes=r.memory,
                 slots=r.slots,
                 running=r.running,
+                waiting=queues.get(model, 0),
                 used=r.used,
+                idle=r.idle,
                 expires_in=r.expires_in,
             )
-            for model, r in self._residency.residents.items()
-        )
-        return Cluster(
-            me=Node(
-                id=self._id,
-                url=self._url,
-                version=self._version,
-                device=self._device,
-                cards=self._known(),
-                loaded=loaded,
-                waiting=self._residency.waiting,
-            )
+            for model, r in residents.items()
+        ]
+        return Node(
+            id=self._id,
+            url=self._url,
+            version=self._version,
+            device=self._device,
+            cards=self._known(),
+            loaded=(*loaded, *self._elsewhere()),
+            waiting=self._residency.waiting,
+            queue=self._residency.limits.waiting,
+            budget=self._residency.limits.memory,
+            speeds=self._speeds.values(),
+            prefixes=self._speeds.prefixes(),
+            leaving=self.leaving,
         )
 
+    def _elsewhere(self) -> Iterator[Residence]:
+        """The upstreams' models, which are theirs to load; requests for them are counted here."""
+        here = {card.id for card in self._shelf.cards}
+        for upstream in self._upstreams:
+            for card in upstream.cards:
+                if card.id not in here:
+                    count = self._passed_on[card.id]
+                    running = min(count, upstream.slots)
+                    yield Residence(
+                        model=card.id,
+                        state="ready",
+                        bytes=0,
+                        slots=upstream.slots,
+                        running=running,
+                        waiting=count - running,
+                    )
 
-def this_machine() -> Device:
-    """What a node says of the machine it runs on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(name=platform.node() or platform.machine(), cores=os.cpu_count() or 1, memory=memory)
+    @contextmanager
+    def _counted(self, model: str, behind: "Residency | Upstream") -> Iterator[None]:
+        """Counts a request that is passed on for as long as it is."""
+        if isinstance(behind, Residency):
+            yield
+            return
+        self._passed_on[model] += 1
+        try:
+            yield
+        finally:
+            self._passed_on[model] -= 1
+
+    def _measure(self, request: ChatRequest, end: Finished) -> None:
+        self._speeds.answered(request.model, end, end.usage.prompt_tokens - end.usage.cached_tokens)
+        self._speeds.remember(request.model, routing.prefixes(request))
 
 
 def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatRequest:

@@ -10,6 +10,7 @@ state is half changed: every change happens between two awaits on one event loop
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -89,8 +90,10 @@ class _Place:
         return self.idle_since + self.idle_seconds
 
     def snapshot(self) -> Resident:
-        left = None if (end := self.leaves_at()) is None else end - asyncio.get_running_loop().time()
-        return Resident(self.memory, self.state, self.slots, self.running, self.used, left)
+        now = asyncio.get_running_loop().time()
+        left = None if (end := self.leaves_at()) is None else end - now
+        idle = now - self.idle_since if _is_idle(self) else None
+        return Resident(self.memory, self.state, self.slots, self.running, self.used, left, idle)
 
 
 class Residency:
@@ -128,6 +131,15 @@ class Residency:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def queues(self) -> Mapping[str, int]:
+        """How many requests wait for each model that is waited for."""
+        return Counter(ticket.model for ticket in self._waiting)
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     @property
     def residents(self) -> Mapping[str, Resident]:

@@ -41,8 +41,9 @@ class Rounds(msgspec.Struct, frozen=True):
 
 
 class Resident(msgspec.Struct, frozen=True):
-    """A model that holds memory. `used` grows with every use: the smallest is the least recent. It leaves
-    in `expires_in` seconds if nobody uses it; None is never."""
+    """A model that holds memory. `used` grows with every use: the smallest is the least recent. Nobody has
+    used it for `idle` seconds (None: it is in use), and it leaves in `expires_in` if nobody does; None is
+    never."""
 
     memory: int
     state: State
@@ -50,6 +51,7 @@ class Resident(msgspec.Struct, frozen=True):
     running: int = 0
     used: int = 0
     expires_in: float | None = None
+    idle: float | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 
 import exo
+from exo.devices import detect
 from exo.errors import ExoError
-from exo.http import ollama_routes, openai_routes, rkllama_routes, service_routes
+from exo.http import cluster_routes, ollama_routes, openai_routes, rkllama_routes, service_routes
 from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
-from exo.node import LocalNode, this_machine
+from exo.node import LocalNode
 from exo.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from rkllama.engine import RkllmEngine
@@ -74,13 +75,13 @@ async def run(settings: Settings) -> None:
             id="rkllama",
             url=f"http://{http.host}:{http.port}",
             version=exo.__version__,
-            device=this_machine(),
+            device=detect(),
             shelf=models,
             residency=residency,
             defaults=Defaults(model=settings.default_model),
         )
         for model in settings.preload:
-            await node.route(model)
+            await node.card(model)
         to_load = list(settings.preload)
         desk = Desk(node, metrics, http, lambda: _why_not_ready(models, to_load))
         app = build(
@@ -88,6 +89,7 @@ async def run(settings: Settings) -> None:
             openai_routes.routes(prefixes=("/v1",)),
             ollama_routes.routes(),
             rkllama_routes.routes(),
+            cluster_routes.routes(),
             service_routes.routes(),
         )
         app.on_response_prepare.append(metrics.answered)

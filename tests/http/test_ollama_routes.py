@@ -19,7 +19,7 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.metrics import Metrics
 from exo.nodes import Cluster, Device, Node
-from exo.routing import Route, choose
+from exo.routing import Asked, Route, choose, explain
 from exo.settings import HttpSettings
 from tests.doubles import card
 
@@ -47,8 +47,14 @@ class Books:
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards
 
-    async def route(self, model: str) -> Route:
-        return choose(model, self.cluster())
+    async def card(self, model: str, via: str = "") -> ModelCard:
+        return choose(model, self.cluster()).card
+
+    def taken(self, id: str) -> str:
+        return ""
+
+    def explain(self, asked: Asked) -> Sequence[Route]:
+        return explain(asked, self.cluster())
 
     async def load(self, model: str, client: str = "") -> None:
         self.asked.append(("load", model))

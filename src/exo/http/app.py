@@ -28,7 +28,7 @@ from exo.errors import (
     Unauthorized,
 )
 from exo.http.desk import DESK, Desk
-from exo.http.headers import CLIENT_HEADER, REQUEST_ID_HEADER
+from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, REQUEST_ID_HEADER, proof
 from exo.wire import openai
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,18 @@ def client_of(http: web.Request) -> str:
     address. Nothing is granted on the strength of it."""
     given = http.headers.get(CLIENT_HEADER, "")
     return given if _ID.fullmatch(given) else http.remote or ""
+
+
+def hop_of(http: web.Request) -> str:
+    """The node that passes the request on; "" for a client's own. Raises `Unauthorized` for one that cannot
+    prove that it belongs to the cluster, where that takes a secret."""
+    node = http.headers.get(HOP_HEADER, "")
+    secret = http.app[DESK].secret
+    if node and secret is not None:
+        given = http.headers.get(PROOF_HEADER, "")
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), proof(secret, node).encode()):
+            raise Unauthorized(f"node '{node[:80]}' does not have this cluster's secret")
+    return node
 
 
 def owner_only(http: web.Request) -> None:

@@ -12,7 +12,7 @@ from exo.engine import Embedder, Responder
 from exo.errors import ExoError, NotReady
 from exo.metrics import Metrics
 from exo.nodes import Cluster
-from exo.routing import Route
+from exo.routing import Asked, Route
 from exo.settings import HttpSettings
 
 # Seconds for telling clients that their answers have failed.
@@ -24,7 +24,9 @@ class Served(Responder, Embedder, Protocol):
 
     async def cards(self) -> Sequence[ModelCard]: ...
     def cluster(self) -> Cluster: ...
-    async def route(self, model: str) -> Route: ...
+    async def card(self, model: str, via: str = "") -> ModelCard: ...
+    def taken(self, id: str) -> str: ...
+    def explain(self, asked: Asked) -> Sequence[Route]: ...
     async def load(self, model: str, client: str = "") -> None: ...
     async def unload(self, model: str) -> None: ...
     def keep(self, model: str, seconds: float | None) -> None: ...
@@ -37,11 +39,18 @@ class Desk:
     """Under `DESK` in the application. `ready` says why the node cannot serve, or None where it can."""
 
     def __init__(
-        self, served: Served, metrics: Metrics, settings: HttpSettings, ready: Callable[[], str | None]
+        self,
+        served: Served,
+        metrics: Metrics,
+        settings: HttpSettings,
+        ready: Callable[[], str | None],
+        secret: bytes | None = None,
     ) -> None:
         self.served = served
         self.metrics = metrics
         self.settings = settings
+        self.secret = secret
+        """The cluster's, where it has one."""
         self._ready = ready
         self._under_way: set[Callable[[ExoError], None]] = set()
         self._none_under_way = asyncio.Event()

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from exo.cards import ModelCard
 from exo.chat import Embeddings
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotFound
-from exo.http.app import RECORD, Dialect, body_of, client_of, json_answer, owner_only
+from exo.http.app import RECORD, Dialect, body_of, client_of, hop_of, json_answer, owner_only
 from exo.http.desk import DESK
 from exo.http.replies import embed as vectors_of
 from exo.http.replies import next_step, resolved, stream_answers, unless_abandoned, whole_answers
@@ -184,11 +184,11 @@ async def _card(http: web.Request, model: str) -> ModelCard:
     served = http.app[DESK].served
     http[RECORD].model = model
     try:
-        return (await served.route(model)).card
+        return await served.card(model, hop_of(http))
     except ModelNotFound:
         if not model.endswith(_LATEST):
             raise
-        return (await served.route(model.removesuffix(_LATEST))).card
+        return await served.card(model.removesuffix(_LATEST), hop_of(http))
 
 
 async def _held(

@@ -9,7 +9,7 @@ from aiohttp import web
 from exo.chat import ChatRequest
 from exo.http.app import RECORD, body_of, json_answer
 from exo.http.desk import DESK
-from exo.http.replies import embed, resolved, stream_answers, whole_answers
+from exo.http.replies import embed, resolved, say_route, stream_answers, whole_answers
 from exo.wire import openai
 
 
@@ -32,7 +32,9 @@ async def chat(http: web.Request) -> web.StreamResponse:
     if call.stream:
         stream = openai.ChatStream(id, created, name, include_usage=call.include_usage, n=call.n)
         return await stream_answers(http, requests, call.n, stream)
-    return json_answer(openai.chat_answer(id, created, name, await whole_answers(http, requests)))
+    response = json_answer(openai.chat_answer(id, created, name, await whole_answers(http, requests)))
+    say_route(http, response, requests[0].id)
+    return response
 
 
 async def completions(http: web.Request) -> web.StreamResponse:
@@ -47,7 +49,9 @@ async def completions(http: web.Request) -> web.StreamResponse:
         )
         return await stream_answers(http, requests, call.n, stream)
     deltas = await whole_answers(http, requests)
-    return json_answer(openai.completion_answer(id, created, name, deltas, n=call.n, echo=echo))
+    response = json_answer(openai.completion_answer(id, created, name, deltas, n=call.n, echo=echo))
+    say_route(http, response, requests[0].id)
+    return response
 
 
 async def embeddings(http: web.Request) -> web.StreamResponse:
@@ -61,8 +65,8 @@ async def models(http: web.Request) -> web.StreamResponse:
 
 
 async def model(http: web.Request) -> web.StreamResponse:
-    route = await http.app[DESK].served.route(http.match_info["id"])
-    return json_answer(openai.model_answer(route.card))
+    card = await http.app[DESK].served.card(http.match_info["id"])
+    return json_answer(openai.model_answer(card))
 
 
 def _choices(request: ChatRequest, n: int) -> list[ChatRequest]:

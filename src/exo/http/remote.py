@@ -10,7 +10,7 @@ import aiohttp
 
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
 from exo.errors import EngineFailed, ExoError, NotReady, Timeout
-from exo.http.headers import CLIENT_HEADER, REQUEST_ID_HEADER
+from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, REQUEST_ID_HEADER, proof
 from exo.wire import openai
 
 # A node that is there sends keep-alive comments during a long prefill.
@@ -21,17 +21,25 @@ _CONNECT = 5.0
 class Remote:
     """Posts each request to `url` (`http://host:port`) and reads the answer's stream.
 
-    `name` is what its errors call it. After `silence` seconds without a byte an answer has failed. Closing
-    the answer closes the connection, which the other side takes for a hang-up. Call `close` at the end.
+    `name` is what its errors call it; `secret` is the cluster's, where the server is a node of it. After
+    `silence` seconds without a byte an answer has failed. Closing the answer closes the connection, which
+    the other side takes for a hang-up. Call `close` at the end.
     """
 
     def __init__(
-        self, url: str, *, key: str | None = None, name: str | None = None, silence: float = _SILENCE
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        silence: float = _SILENCE,
+        secret: bytes | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._key = key
         self._name = name or self.url
         self._silence = silence
+        self._secret = secret
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -111,6 +119,10 @@ class Remote:
             headers[REQUEST_ID_HEADER] = request.id
         if request.client:
             headers[CLIENT_HEADER] = request.client
+        if request.via:
+            headers[HOP_HEADER] = request.via
+            if self._secret is not None:
+                headers[PROOF_HEADER] = proof(self._secret, request.via)
         return headers
 
     def _authorization(self) -> dict[str, str]:

@@ -15,11 +15,14 @@ from exo.cards import Progress
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Usage
 from exo.errors import ExoError
 from exo.http.answers import Answers
-from exo.http.app import METERED, RECORD, client_of
+from exo.http.app import METERED, RECORD, client_of, hop_of
 from exo.http.desk import DESK, Desk
+from exo.http.headers import HOP_HEADER, ROUTE_HEADER
 from exo.metrics import Answer
 
 T = TypeVar("T")
+
+_HOP_KEEPALIVE = 0.5
 
 
 class Stream(Protocol):
@@ -38,20 +41,22 @@ class Stream(Protocol):
 
 async def resolved(http: web.Request, request: ChatRequest) -> ChatRequest:
     """The request with the id of a model that is here, as metrics and logs have no other names, and with
-    who asks."""
+    who asks and who passed it on."""
     http[RECORD].model = request.model
-    model = (await http.app[DESK].served.route(request.model)).card.id
-    return msgspec.structs.replace(request, model=model, client=client_of(http))
+    via = hop_of(http)
+    model = (await http.app[DESK].served.card(request.model, via)).id
+    return msgspec.structs.replace(request, model=model, client=client_of(http), via=via)
 
 
 async def stream_answers(
     http: web.Request, requests: Sequence[ChatRequest], n: int, stream: Stream
 ) -> web.StreamResponse:
     """Writes deltas as they come. A failure before the first one is still an HTTP status of its own."""
-    seconds = http.app[DESK].settings.keepalive if stream.keepalive else None
+    seconds = _keepalive(http) if stream.keepalive else None
     response = web.StreamResponse(headers=stream.headers)
     async with _under_way(http, requests) as answers:
         batch = await answers.take(seconds)
+        say_route(http, response, requests[0].id)
         await response.prepare(http)
         await response.write(b"".join(stream.start(index) for index in range(len(requests))))
         try:
@@ -69,6 +74,18 @@ async def stream_answers(
     return response
 
 
+def _keepalive(http: web.Request) -> float:
+    """A node that passes an answer on wants to know within two seconds that this one is gone."""
+    usual = http.app[DESK].settings.keepalive
+    return min(usual, _HOP_KEEPALIVE) if HOP_HEADER in http.headers else usual
+
+
+def say_route(http: web.Request, response: web.StreamResponse, id: str) -> None:
+    """Puts into the headers which node answers, and why, where there are several."""
+    if why := http.app[DESK].served.taken(id):
+        response.headers[ROUTE_HEADER] = why
+
+
 async def whole_answers(http: web.Request, requests: Sequence[ChatRequest]) -> list[list[Delta]]:
     """Waits for whole answers, one list of deltas per request."""
     deltas: list[list[Delta]] = [[] for _ in requests]
@@ -83,9 +100,10 @@ async def embed(http: web.Request, request: EmbedRequest) -> Embeddings:
     """The vectors asked for."""
     desk, record = http.app[DESK], http[RECORD]
     record.model = request.model
-    record.model = (await desk.served.route(request.model)).card.id
+    via = hop_of(http)
+    record.model = (await desk.served.card(request.model, via)).id
     http[METERED] = True
-    request = msgspec.structs.replace(request, client=client_of(http))
+    request = msgspec.structs.replace(request, client=client_of(http), via=via)
     with Answer(desk.metrics, record.model) as meter:
         vectors = await unless_abandoned(desk, desk.served.embed(request))
         meter.embedded(vectors)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
 from exo.errors import NotReady
@@ -18,7 +17,6 @@ def routes() -> Sequence[web.AbstractRouteDef]:
         web.get("/ready", ready),
         web.get("/metrics", metrics),
         web.get("/openapi.json", description),
-        web.get("/v1/cluster", cluster),
     ]
 
 
@@ -40,7 +38,3 @@ async def metrics(http: web.Request) -> web.Response:
 
 async def description(http: web.Request) -> web.Response:
     return json_answer(openapi.document(http.app[DESK].served.cluster().me.version))
-
-
-async def cluster(http: web.Request) -> web.Response:
-    return json_answer(msgspec.json.encode(http.app[DESK].served.cluster()))

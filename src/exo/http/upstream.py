@@ -46,6 +46,9 @@ NPU_MODELS: Mapping[str, str] = {
 """The first exo-rkllama's models, and their folders on the NPU server, which are their names there."""
 _OURS: Mapping[str, str] = {theirs: ours for ours, theirs in NPU_MODELS.items()}
 
+_SLOTS = 8
+"""Requests that a server of which nothing is known is taken to work on at once."""
+
 _PATIENCE = 2.0
 """Seconds for an answer to what models there are: somebody waits for it."""
 
@@ -76,6 +79,11 @@ class Upstream:
     @property
     def cards(self) -> tuple[ModelCard, ...]:
         return () if self._lost else self._cards
+
+    @property
+    def slots(self) -> int:
+        # The NPU does one thing at a time; of other servers nothing is known.
+        return 1 if self._npu else _SLOTS
 
     def absent(self, model: str) -> ExoError | None:
         """Why it cannot be asked for a model that is not in `cards`, though it has it, or should or may have

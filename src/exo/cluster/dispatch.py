@@ -1,0 +1,286 @@
+"""The cluster as one `Responder`: each request goes where it ends first, and elsewhere if that fails.
+
+Theory of operation. `routing.choose` picks a node from what the nodes say of themselves and from what this
+one has under way on them, which it knows sooner. A node that fails is left out, and the next best is chosen:
+before the first delta the request is simply sent again; after it, the other node is told what has been said
+and goes on from there, so the client reads one answer. A request that another node passed on is answered by
+this machine alone, so nothing goes in circles.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+
+import msgspec
+
+from exo import routing
+from exo.cards import ModelCard, Progress, Recipe
+from exo.chat import (
+    ChatRequest,
+    Delta,
+    Embeddings,
+    EmbedRequest,
+    Finished,
+    Reasoning,
+    SoFar,
+    Text,
+    ToolCall,
+)
+from exo.errors import EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
+from exo.http.remote import Remote
+from exo.node import LocalNode
+from exo.nodes import Cluster, Node
+from exo.routing import Asked, Route
+
+log = logging.getLogger(__name__)
+
+# A node that is cut off is silent; one that is there says something every half a second.
+_SILENCE = 2.0
+# A request that breaks the engine of two nodes would break a third one's, too.
+_MOST_BROKEN = 2
+_MOST_TAKEN = 512
+# What another node may do better.
+_FAILURES = (NotReady, EngineFailed, Timeout, Overloaded, ModelNotFound)
+
+
+class ClusterNode:
+    """This node and its peers as one: a `desk.Served`. Loading and deleting are this machine's own affair.
+
+    `peers` gives the others as they are now. `key` and `secret` are what they want to see. `on_failover` is
+    told "before" or "within" an answer.
+    """
+
+    def __init__(
+        self,
+        here: LocalNode,
+        peers: Callable[[], Sequence[Node]],
+        *,
+        key: str | None = None,
+        secret: bytes | None = None,
+        on_failover: Callable[[str], None] = lambda when: None,
+    ) -> None:
+        self._here = here
+        self._peers = peers
+        self._key = key
+        self._secret = secret
+        self._on_failover = on_failover
+        self._remotes: dict[str, Remote] = {}
+        self._sent: Counter[str] = Counter()  # requests under way, by node
+        self._taken: OrderedDict[str, str] = OrderedDict()  # of the latest requests, by id
+
+    def cluster(self) -> Cluster:
+        return Cluster(me=self._here.state(), peers=tuple(self._peers()))
+
+    async def cards(self) -> Sequence[ModelCard]:
+        """The models of all nodes; this one's card where several have the same."""
+        cards = {card.id: card for peer in self._peers() for card in peer.cards}
+        return tuple((cards | {card.id: card for card in await self._here.cards()}).values())
+
+    async def card(self, model: str, via: str = "") -> ModelCard:
+        """The model that a request means: this node's, else a peer's, unless a peer asks."""
+        try:
+            return await self._here.card(model, via)
+        except (ModelNotFound, NotReady) as absent:
+            known = {card.id: card for peer in self._peers() for card in peer.cards}
+            if not via and model in known:
+                return known[model]
+            if via or not known or not isinstance(absent, ModelNotFound):
+                raise
+            known |= {card.id: card for card in await self._here.cards()}
+            raise ModelNotFound(routing.missing(model, sorted(known)), param="model") from absent
+
+    def explain(self, asked: Asked) -> Sequence[Route]:
+        """Where such a request could go, best first, with the reasons."""
+        return routing.explain(asked, self.cluster(), sent=self._sent)
+
+    def taken(self, id: str) -> str:
+        """Which node answers, or answered, request `id`, and why; "" for one of long ago."""
+        return self._taken.get(id, "")
+
+    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        if request.via:
+            async with aclosing(self._here.respond(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+            return
+        request = self._here.defaults_for(request, await self.card(request.model))
+        answer = _Answer(request)
+        tried: dict[str, ExoError] = {}
+        while not answer.over:
+            route = self._choose(routing.asked(request), tried)
+            self._note(request.id, route)
+            if len(tried) == 1:
+                self._on_failover("within" if answer.begun else "before")
+            try:
+                with self._under_way(route.node):
+                    responder = self._responder(route.node)
+                    async with aclosing(responder.respond(answer.rest(self._via(route)))) as deltas:
+                        async for delta in deltas:
+                            yield answer.passed(delta)
+            except _FAILURES as error:
+                tried[route.node.id] = error
+                if not (answer.can_go_on and self._may_go_on(tried)):
+                    raise
+                log.warning("%s failed: %s", route.node.id, error.message)
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        if request.via:
+            return await self._here.embed(request)
+        card = await self.card(request.model)
+        request = msgspec.structs.replace(request, model=card.id)
+        tried: dict[str, ExoError] = {}
+        while True:
+            route = self._choose(Asked(model=card.id, prompt=sum(map(len, request.texts)) // 4), tried)
+            try:
+                with self._under_way(route.node):
+                    responder = self._responder(route.node)
+                    return await responder.embed(msgspec.structs.replace(request, via=self._via(route)))
+            except _FAILURES as error:
+                tried[route.node.id] = error
+                if not self._may_go_on(tried):
+                    raise
+                log.warning("%s failed: %s", route.node.id, error.message)
+
+    async def load(self, model: str, client: str = "") -> None:
+        await self._here.load(model, client)
+
+    async def unload(self, model: str) -> None:
+        await self._here.unload(model)
+
+    def keep(self, model: str, seconds: float | None) -> None:
+        self._here.keep(model, seconds)
+
+    async def delete(self, model: str) -> None:
+        await self._here.delete(model)
+
+    def create(self, model: str, recipe: Recipe) -> None:
+        self._here.create(model, recipe)
+
+    async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
+        async with aclosing(self._here.pull(name)) as steps:
+            async for progress in steps:
+                yield progress
+
+    async def close(self) -> None:
+        await asyncio.gather(*(remote.close() for remote in self._remotes.values()))
+
+    def _choose(self, asked: Asked, tried: Mapping[str, ExoError]) -> Route:
+        """The best node that has not failed; raises what they failed with where none is left."""
+        cluster = self.cluster()
+        if not cluster.peers and not tried:
+            # Alone: whether there is room for it is the queue's to say.
+            card = next((card for card in cluster.me.cards if card.id == asked.model), None)
+            if card is not None:
+                return Route(cluster.me, card, ("the only node",))
+        try:
+            return routing.choose(asked, cluster, sent=self._sent, without=tried.keys())
+        except (NotReady, ModelNotFound, Overloaded) as none_left:
+            if not tried:
+                raise
+            raise _joined(tried.values(), none_left) from none_left
+
+    def _may_go_on(self, tried: Mapping[str, ExoError]) -> bool:
+        return sum(isinstance(error, EngineFailed) for error in tried.values()) < _MOST_BROKEN
+
+    def _note(self, id: str, route: Route) -> None:
+        self._taken[id] = f"{route.node.id}: {'; '.join(route.why)}"
+        self._taken.move_to_end(id)
+        if len(self._taken) > _MOST_TAKEN:
+            self._taken.popitem(last=False)
+
+    def _via(self, route: Route) -> str:
+        me = self._here.id
+        return "" if route.node.id == me else me
+
+    def _responder(self, node: Node) -> LocalNode | Remote:
+        if node.id == self._here.id:
+            return self._here
+        remote = self._remotes.get(node.url)
+        if remote is None:
+            remote = self._remotes[node.url] = Remote(
+                node.url, key=self._key, name=f"node {node.id}", silence=_SILENCE, secret=self._secret
+            )
+        return remote
+
+    @contextmanager
+    def _under_way(self, node: Node) -> Iterator[None]:
+        self._sent[node.id] += 1
+        try:
+            yield
+        finally:
+            self._sent[node.id] -= 1
+
+
+def _joined(failures: Iterable[ExoError], last: ExoError) -> ExoError:
+    """What to tell the client: the first real failure, or if all nodes are only full, the shortest wait."""
+    errors = [*failures, last]
+    if all(isinstance(error, Overloaded) for error in errors[:-1]):
+        waits = [error.retry_after for error in errors if error.retry_after is not None]
+        return Overloaded(errors[0].message, retry_after=min(waits, default=None))
+    return next(error for error in errors if not isinstance(error, Overloaded))
+
+
+class _Answer:
+    """What has been said of an answer, and how it could be gone on with."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._request = request
+        self._text = request.so_far.text if request.so_far else ""
+        self._reasoning = request.so_far.reasoning if request.so_far else ""
+        self._tokens = 0  # a delta is a token, mostly
+        self._before = 0  # tokens that earlier nodes have said
+        self._called = False
+        self.over = False
+
+    @property
+    def begun(self) -> bool:
+        return self._tokens > 0
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another node could: anything that has not begun, but neither behind a tool call, nor where
+        a grammar would not know the beginning."""
+        fixed = self._request.json_schema is not None or self._request.grammar is not None
+        return not self.begun or not (self._called or fixed)
+
+    def rest(self, via: str) -> ChatRequest:
+        """What is to be asked of the next node."""
+        request = msgspec.structs.replace(self._request, via=via)
+        self._before = self._tokens
+        if not self.begun:
+            return request
+        sampling, limit = request.sampling, request.sampling.max_tokens
+        if limit is not None:
+            sampling = msgspec.structs.replace(sampling, max_tokens=max(1, limit - self._tokens))
+        if request.prompt is not None:
+            return msgspec.structs.replace(request, sampling=sampling, prompt=request.prompt + self._text)
+        return msgspec.structs.replace(request, sampling=sampling, so_far=SoFar(self._text, self._reasoning))
+
+    def passed(self, delta: Delta) -> Delta:
+        """Notes a delta on its way to the client; the last one's figures are of the whole answer."""
+        match delta:
+            case Text():
+                self._text += delta.text
+                self._tokens += 1
+            case Reasoning():
+                self._reasoning += delta.text
+                self._tokens += 1
+            case ToolCall():
+                self._called = True
+                self._tokens += 1
+            case Finished() if self._before:
+                self.over = True
+                usage = delta.usage
+                return msgspec.structs.replace(
+                    delta,
+                    usage=msgspec.structs.replace(
+                        usage,
+                        prompt_tokens=max(0, usage.prompt_tokens - self._before),
+                        completion_tokens=usage.completion_tokens + self._before,
+                    ),
+                )
+            case Finished():
+                self.over = True
+        return delta
