@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from exo import devices
 from exo.errors import ExoError
 
 
@@ -45,7 +46,7 @@ def key() -> str | None:
 def memory_size(text: str | None) -> int:
     """Bytes of "6GB", "512MB" or a plain number; None is three quarters of this machine's memory."""
     if text is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+        return devices.detect().memory * 3 // 4
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "": 1}
     number = text.upper().rstrip("KMGB")
     unit = text.upper()[len(number) :]

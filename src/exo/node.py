@@ -1,6 +1,7 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -8,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from exo import routing
+from exo import devices, routing
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message
 from exo.engine import Embedder, Responder
@@ -94,6 +95,7 @@ class LocalNode:
         self._defaults = defaults
         self._upstreams = upstreams
         self._speeds = speeds or Speeds()
+        self._sensed_at = -1.0
         self._passed_on: Counter[str] = Counter()
         self.leaving = False
         """It is shutting down, and says so to the others."""
@@ -225,7 +227,7 @@ class LocalNode:
             id=self._id,
             url=self._url,
             version=self._version,
-            device=self._device,
+            device=self._sensed(),
             cards=self._known(),
             loaded=(*loaded, *self._elsewhere()),
             waiting=self._residency.waiting,
@@ -235,6 +237,13 @@ class LocalNode:
             prefixes=self._speeds.prefixes(),
             leaving=self.leaving,
         )
+
+    def _sensed(self) -> Device:
+        """The machine, with what changes on it as of a second ago at most."""
+        now = time.monotonic()
+        if now - self._sensed_at >= 1.0:
+            self._device, self._sensed_at = devices.now(self._device), now
+        return self._device
 
     def _elsewhere(self) -> Iterator[Residence]:
         """The upstreams' models, which are theirs to load; requests for them are counted here."""
