@@ -7,7 +7,17 @@ from pathlib import Path
 
 from bench.report import Report, machine, markdown, stop_on_sigterm, summary, write_json
 
-NAMES = ("overhead", "throughput", "memory", "startup", "decode")
+NAMES = (
+    "overhead",
+    "throughput",
+    "memory",
+    "startup",
+    "decode",
+    "npu",
+    "npu_clients",
+    "npu_process",
+    "npu_pace",
+)
 
 _HEAD = """\
 # Benchmarks

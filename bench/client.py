@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 _RECEIVE = 1 << 20
-_END_OF_CHUNKS = b"\r\n0\r\n\r\n"
+END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 _SECONDS = 120.0
 
 
@@ -82,10 +82,22 @@ class Connection:
         """Sends a request whose answer is streamed, and reads all of it."""
         self.socket.sendall(request)
         data = self._receive()
-        while not data.endswith(_END_OF_CHUNKS):
+        while not data.endswith(END_OF_CHUNKS):
             data = (data + self._receive())[-4096:]
         if b"data: [DONE]" not in data:
             raise RuntimeError(data.decode(errors="replace"))
+
+    def read_until(self, mark: bytes, times: int = 1) -> bytes:
+        """What comes until `mark` has come so many times, for a request that has been sent."""
+        data = b""
+        while data.count(mark) < times:
+            data += self._receive()
+        return data
+
+    def metric(self, name: str) -> float:
+        """The first value whose name begins with `name`."""
+        lines = self.ask(get("/metrics")).decode().splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     def _receive(self) -> bytes:
         if data := self.socket.recv(_RECEIVE):
@@ -95,11 +107,17 @@ class Connection:
 
 def read_streams(connections: Sequence[Connection], requests: Sequence[bytes], mark: bytes) -> list[Stream]:
     """Sends a request on each connection and reads all answers, counting `mark` in each."""
+    for connection, request in zip(connections, requests, strict=True):
+        connection.socket.sendall(request)
+    return receive_streams(connections, mark)
+
+
+def receive_streams(connections: Sequence[Connection], mark: bytes) -> list[Stream]:
+    """The same for requests that have been sent."""
     selector = selectors.DefaultSelector()
     readers = [_Reader(mark) for _ in connections]
     with selector:
-        for connection, request, reader in zip(connections, requests, readers, strict=True):
-            connection.socket.sendall(request)
+        for connection, reader in zip(connections, readers, strict=True):
             selector.register(connection.socket, selectors.EVENT_READ, (connection.socket, reader))
         while selector.get_map():
             ready = selector.select(_SECONDS)
@@ -128,6 +146,8 @@ class _Reader:
         if not data:
             raise ConnectionError("the node closed the connection")
         stream = self.stream
+        if not stream.bytes and not data.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(data.decode(errors="replace"))
         stream.bytes += len(data)
         stream.events += self._count(b"data: ", data)
         if marks := self._count(self._mark, data):
@@ -136,7 +156,7 @@ class _Reader:
             stream.marks += marks
             stream.last = now
         self._tail = (self._tail + data)[-64:]
-        self.over = self._tail.endswith(_END_OF_CHUNKS)
+        self.over = self._tail.endswith(END_OF_CHUNKS)
         if self.over and b"data: [DONE]" not in self._tail:
             raise RuntimeError(f"the answer broke off: {self._tail!r}")
 

@@ -26,14 +26,14 @@ def measure() -> Report:
     with NodeProcess() as node:
         connection = node.connect()
         _settle()
-        states = {"idle": _memory(node.pid)}
+        states = {"idle": memory_of(node.pid)}
         given = 0
         for answers in _ANSWERS:
             for index in range(given, answers):
                 _ask(connection, index)
             given = answers
             _settle()
-            states[f"after {answers:,} answer{'s' if answers > 1 else ''}"] = _memory(node.pid)
+            states[f"after {answers:,} answer{'s' if answers > 1 else ''}"] = memory_of(node.pid)
     rows = [(state, *memory, _ORIGINAL.get(state)) for state, memory in states.items()]
     idle, late, last = (states[state][0] for state in ("idle", "after 100 answers", "after 1,000 answers"))
     return Report(
@@ -64,7 +64,7 @@ def _settle() -> None:
     time.sleep(0.5)
 
 
-def _memory(pid: int) -> tuple[float, float, float]:
+def memory_of(pid: int) -> tuple[float, float, float]:
     """RSS, PSS and USS in MB."""
     kilobytes: dict[str, int] = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:

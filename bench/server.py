@@ -1,4 +1,4 @@
-"""A node as its own process, on loopback, with a home of its own; gone when the context is left."""
+"""A node, or the NPU server, as its own process on loopback; gone when the context is left."""
 
 import os
 import shutil
@@ -16,22 +16,35 @@ from bench.client import Connection
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
+# Settings of servers, and of the stand-in runtime.
+_OURS = ("EXO_", "RKLLM_", "STANDIN_")
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a server's process gets of this one's environment: not what is meant for servers like it."""
+    return {name: value for name, value in environ.items() if not name.startswith(_OURS)}
 
 
 class NodeProcess:
-    """`python -m exo.main` on a free port. `models` are files put in its home: name -> content or a file.
+    """`python -m exo.main`, or another program with its `--host` and `--port`, on a free port.
 
-    `core` pins it to one CPU core. What it logs goes to a file, as under systemd it would to the journal.
+    `models` are files put in its home: name -> content or a file. `environment` is added to this process's
+    own, less what is meant for servers like it. `core` pins it to one CPU core. What it logs goes to a file,
+    as under systemd it would to the journal.
     """
 
     def __init__(
         self,
         *flags: str,
+        program: str = "exo.main",
+        environment: Mapping[str, str] | None = None,
         models: Mapping[str, bytes | Path] | None = None,
         core: int | None = None,
         python: Sequence[str] = (),
     ) -> None:
         self._flags = flags
+        self._program = program
+        self._environment = environment or {}
         self._models = models or {}
         self._core = core
         self._python = python
@@ -54,7 +67,7 @@ class NodeProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ConnectionError) and self._process is not None:
+        if isinstance(error, ConnectionError | RuntimeError | TimeoutError) and self._process is not None:
             error.add_note(f"the node's exit status: {self._process.poll()}; its log:\n{self.log[-2000:]}")
         self._stop()
 
@@ -62,6 +75,12 @@ class NodeProcess:
     def pid(self) -> int:
         assert self._process is not None, "only while in the context"
         return self._process.pid
+
+    @property
+    def children(self) -> list[int]:
+        """The processes it has started, which are still there."""
+        lists = [each / "children" for each in Path(f"/proc/{self.pid}/task").iterdir()]
+        return [int(child) for each in lists for child in each.read_text(encoding="ascii").split()]
 
     @property
     def log(self) -> str:
@@ -102,19 +121,18 @@ class NodeProcess:
             sys.executable,
             *self._python,
             "-m",
-            "exo.main",
+            self._program,
             "--host",
             "127.0.0.1",
             "--port",
             str(self.port),
         ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("EXO_")}
         with (self._home / "log").open("wb") as log:
             self.spawned = time.perf_counter()
             # A session of its own: Ctrl-C reaches the benchmark alone, which then ends the node in order.
             self._process = subprocess.Popen(
                 [*command, *self._flags],
-                env=environment | {"EXO_HOME": str(self._home)},
+                env={**inherited(os.environ), "EXO_HOME": str(self._home), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
