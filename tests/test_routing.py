@@ -2,19 +2,19 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from exo.cards import ModelCard
-from exo.chat import ChatRequest, Message, Sampling, Tool, ToolCall
-from exo.errors import ExoError, ModelNotFound, NotReady, Overloaded
+from exo.chat import ChatRequest, Message, Sampling, SoFar, Tool, ToolCall
+from exo.errors import ModelNotFound, NotReady, Overloaded
 from exo.nodes import Cluster, Device, Node, Prefix, Residence, Speed
-from exo.routing import Asked, Route, asked, choose, explain, prefixes
+from exo.routing import Asked, asked, choose, explain, prefixes
 from tests.doubles import card
 
 PACE = {"prefill": 100.0, "decode": 10.0, "load": 5.0, "answer": 50.0}
 """Of every model: reads 100 tokens in a second, and writes its answer of 50 in five."""
+
+
+FOLLOW_UP = Asked(model="m", prompt=400, prefixes=(1, 2), prefix_tokens=(300, 400))
 
 
 def cluster(*models: str) -> Cluster:
@@ -165,6 +165,16 @@ HERE_AND_THERE: dict[str, tuple[Node, Node, str]] = {
         node("there", "m", loaded=(IDLE,)),
         "there",
     ),
+    "nearly as good here is good enough": (
+        node("here", "m", loaded=(IDLE,), speeds=(Speed(model="m", **{**PACE, "decode": 9.6}),)),
+        node("there", "m", loaded=(IDLE,)),
+        "here",
+    ),
+    "clearly slower here is not": (
+        node("here", "m", loaded=(IDLE,), speeds=(Speed(model="m", **{**PACE, "decode": 8.8}),)),
+        node("there", "m", loaded=(IDLE,)),
+        "there",
+    ),
     "leaving nodes get nothing new": (
         node("here", "m", loaded=(IDLE,), leaving=True),
         node("there", "m"),
@@ -194,12 +204,26 @@ def test_a_model_in_memory_is_served_though_it_is_beyond_the_budget() -> None:
     assert choose(Asked(model="m"), Cluster(me=node("me", "m", loaded=(IDLE,), budget=0))).node.id == "me"
 
 
+def test_what_runs_has_to_finish_before_its_memory_is_free() -> None:
+    here = node("me", "m", "x", loaded=(ready("x", running=1),))
+    here = replace(here, cards=(card("m"), card("x")))  # with free slots of its own
+    route = choose(Asked(model="m"), Cluster(me=here))
+    assert route.why[1:4] == (
+        "loads in 5.0 s",
+        "x has to finish and leave, 5.0 s to load it again",
+        "waits 6.3 s for memory",
+    )
+
+
+def test_a_model_that_is_still_being_loaded_has_read_nothing() -> None:
+    loading = replace(ready("m", slots=0), state="loading")
+    here = node("me", "m", loaded=(loading,), prefixes=(Prefix("m", (1, 2)),))
+    assert "reads 400 tokens in 4.0 s" in choose(FOLLOW_UP, Cluster(me=here)).why
+
+
 def test_a_speed_nobody_measured_is_said_to_be_a_guess() -> None:
     there = Cluster(me=node("me", "m", speeds=()), peers=(node("peer", "m"),))
     assert explain(Asked(model="m"), there)[0].why[-1] == "speed guessed from other RK3588 nodes"
-
-
-FOLLOW_UP = Asked(model="m", prompt=400, prefixes=(1, 2), prefix_tokens=(300, 400))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +252,32 @@ def test_what_we_have_sent_counts_before_the_node_says_so() -> None:
         chosen = choose(Asked(model="m"), there, sent=sent).node.id
         sent[chosen] = sent.get(chosen, 0) + 1
     assert sent == {"n0": 2, "n1": 2, "n2": 2, "n3": 2}
+
+
+def test_what_the_node_counts_already_is_not_counted_again() -> None:
+    there = Cluster(
+        me=node("me"), peers=(node("n", "m", loaded=(ready("m", running=1, waiting=2),), waiting=2),)
+    )
+
+    def ahead(sent: int, counted: int) -> str:
+        return choose(Asked(model="m"), there, sent={"n": sent}, counted={"n": counted}).why[0]
+
+    assert ahead(2, 2) == "n: 3 ahead, 18.8 s"
+    assert ahead(1, 2) == "n: 2 ahead, 12.6 s", "one of ours has ended since"
+    assert ahead(4, 2) == "n: 5 ahead, 31.4 s", "we have sent two more since"
+    assert ahead(0, 5) == "n: nobody ahead", "more than it said, as some had not arrived"
+
+
+def test_other_servers_models_have_a_queue_apart_from_the_nodes_own() -> None:
+    far = replace(ready("far", running=1, waiting=5), bytes=0)
+    cards = (card("far", memory=0, format="rkllm"), card("m", format="rkllm"))
+    here = replace(node("me", loaded=(far, ready("m", running=1)), waiting=3, queue=4), cards=cards)
+    route = explain(Asked(model="m"), Cluster(me=here))[0]
+    assert route.why[0].startswith("me (here): 4 ahead")
+    with pytest.raises(Overloaded):
+        explain(Asked(model="far"), Cluster(me=here))
+    route = explain(Asked(model="far"), Cluster(me=replace(here, waiting=6, queue=6)))[0]
+    assert route.why[0].startswith("me (here): 6 ahead")
 
 
 def test_equal_nodes_share_the_conversations_and_every_entry_agrees_on_each() -> None:
@@ -345,5 +395,7 @@ def test_tokens_are_estimated_from_bytes() -> None:
     assert (estimate.model, estimate.answer, estimate.prefixes) == ("m", 9, prefixes(request))
     assert estimate.prompt == estimate.prefix_tokens[-1]
     assert list(estimate.prefix_tokens) == sorted(set(estimate.prefix_tokens))
+    begun = asked(replace(request, so_far=SoFar("a" * 40, "b" * 40)))
+    assert begun == replace(estimate, prompt=estimate.prompt + 20)
     raw = asked(ChatRequest(model="m", prompt="a" * 4000))
     assert (raw.prompt, raw.prefix_tokens) == (1000, (256, 512))

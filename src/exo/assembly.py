@@ -4,34 +4,58 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
 import exo
+from exo.cluster.settings import ClusterSettings
 from exo.devices import detect
 from exo.engines import ENGINES, EngineOptions
 from exo.errors import ExoError
 from exo.http import cluster_routes, ollama_routes, openai_routes, service_routes
 from exo.http.app import build
-from exo.http.desk import Desk
+from exo.http.desk import Desk, Served
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
+from exo.http.tls import client_context, server_context
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
 from exo.node import LocalNode
-from exo.residency import Limits, Residency
+from exo.residency import Limits, Residency, Why
 from exo.settings import Settings
+from exo.speeds import Speeds
 from exo.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
 
+class _Observers:
+    """What the residency reports goes to the metrics and to what routing learns from."""
+
+    def __init__(self, metrics: Metrics, speeds: Speeds) -> None:
+        self._metrics, self._speeds = metrics, speeds
+
+    def started(self, model: str, queued_seconds: float) -> None:
+        self._metrics.started(model, queued_seconds)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        self._metrics.loaded(model, seconds)
+        self._speeds.loaded(model, seconds)
+
+    def unloaded(self, model: str, why: Why) -> None:
+        self._metrics.unloaded(model, why)
+        self._speeds.left(model)
+
+
 class Parts:
     """A node's parts, tied together but not yet on the network."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, addresses: Callable[[], tuple[str, ...]], url: str | None) -> None:
         self._to_load: list[str] = []
+        self.wait_for(0, lambda: 0)
         names = [name for name in ENGINES if settings.engine in (None, name)]
         options = EngineOptions(slots=settings.slots, context=settings.context, threads=settings.threads)
         self.engines = [ENGINES[name](options) for name in names]
@@ -41,18 +65,21 @@ class Parts:
         folders = settings.folders if names else ()
         self.shelf = Catalogue(*folders, context=settings.context, slots=settings.slots)
         limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
-        self.residency = Residency(self.engines, self.shelf, limits, self.metrics)
+        self.speeds = Speeds()
+        self.residency = Residency(self.engines, self.shelf, limits, _Observers(self.metrics, self.speeds))
         self.metrics.watch_waiting(lambda: self.residency.waiting)
         self.upstreams = [Upstream(each, silence=settings.silence) for each in settings.upstreams]
         self.node = LocalNode(
             id=settings.node_id,
-            url=f"http://{settings.http.host}:{settings.http.port}",
+            url=url or f"http://{settings.http.host}:{settings.http.port}",
             version=exo.__version__,
             device=detect(),
             shelf=self.shelf,
             residency=self.residency,
             defaults=settings.defaults,
             upstreams=self.upstreams,
+            speeds=self.speeds,
+            addresses=addresses,
         )
 
     async def preload(self, models: Sequence[str]) -> None:
@@ -65,8 +92,14 @@ class Parts:
                 log.error("preloading failed: %s", error.message)
             self._to_load.pop(0)
 
+    def wait_for(self, peers: int, count: Callable[[], int]) -> None:
+        """From now on this node is not ready before so many others are there."""
+        self._peers_wanted, self._peers = peers, count
+
     def why_not_ready(self) -> str | None:
         """Why no chat could be served now; None when one could."""
+        if self._peers() < self._peers_wanted:
+            return f"waiting for other nodes: {self._peers()} of {self._peers_wanted} are here"
         if self._to_load:
             return f"loading {self._to_load[0]}"
         reasons = [upstream.why_not_ready() for upstream in self.upstreams]
@@ -92,9 +125,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def tied_together(settings: Settings) -> AsyncIterator[Parts]:
-    """A node's parts, and their end."""
-    parts = Parts(settings)
+async def tied_together(
+    settings: Settings, addresses: Callable[[], tuple[str, ...]] = tuple, url: str | None = None
+) -> AsyncIterator[Parts]:
+    """A node's parts, and their end. Other nodes reach it at `url`, by default that of its API."""
+    parts = Parts(settings, addresses, url)
     try:
         yield parts
     finally:
@@ -108,7 +143,7 @@ async def local_node(settings: Settings) -> AsyncIterator[LocalNode]:
         yield parts.node
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, cluster: ClusterSettings) -> None:
     """Serves until SIGINT or SIGTERM; a second one does not wait for answers under way.
 
     Raises `NotReady` where the address cannot be had, and `ModelNotFound` for a model to preload that is
@@ -118,28 +153,95 @@ async def run(settings: Settings) -> None:
     with contextlib.closing(sock):
         http = msgspec.structs.replace(settings.http, port=sock.getsockname()[1])
         settings = msgspec.structs.replace(settings, http=http)
-        async with tied_together(settings) as parts:
-            await _serve(parts, settings, sock)
+        if cluster.discovery == "none" and not cluster.peers:
+            async with tied_together(settings) as parts:
+                await _serve(parts, parts.node, settings, sock)
+        else:
+            await _serve_together(settings, cluster, sock)
 
 
-async def _serve(parts: Parts, settings: Settings, sock: socket.socket) -> None:
+async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: socket.socket) -> None:
+    """As a node of a cluster. What it takes is imported here, as a node alone does without it."""
+    from exo.cluster.dispatch import ClusterNode
+    from exo.cluster.membership import Membership
+    from exo.cluster.reach import reachable_at
+
+    host = settings.http.host
+    peers, tls = _certified(host, cluster)
+    with contextlib.closing(peers[0]) if peers else contextlib.nullcontext():
+        url = f"https://{host}:{peers[0].getsockname()[1]}" if peers else None
+        async with tied_together(settings, lambda: reachable_at(host), url) as parts:
+            metrics = parts.metrics
+            together = ClusterNode(
+                parts.node,
+                lambda: membership.peers,
+                key=settings.http.key,
+                secret=cluster.secret,
+                tls=tls,
+                on_failover=lambda when: metrics.failovers.labels(when).inc(),
+            )
+            membership = Membership(
+                cluster, parts.node.state, lambda nodes: metrics.nodes.set(1 + len(nodes))
+            )
+            try:
+                await membership.start()
+                parts.wait_for(settings.wait_for_peers, lambda: len(membership.peers))
+                leave = partial(_leave, parts.node, membership.announce)
+                await _serve(parts, together, settings, sock, cluster.secret, peers, leave)
+            finally:
+                await membership.close()
+                await together.close()
+
+
+def _certified(
+    host: str, cluster: ClusterSettings
+) -> tuple[tuple[socket.socket, ssl.SSLContext] | None, ssl.SSLContext | None]:
+    """In a cluster with certificates: the port for peers alone, and what this node shows to them."""
+    if cluster.tls is None:
+        return None, None
+    files = (cluster.tls.ca, cluster.tls.certificate, cluster.tls.key)
+    return (listen(host, 0), server_context(*files)), client_context(*files)
+
+
+async def _serve(
+    parts: Parts,
+    served: Served,
+    settings: Settings,
+    sock: socket.socket,
+    secret: bytes | None = None,
+    peers: tuple[socket.socket, ssl.SSLContext] | None = None,
+    leave: Callable[[], None] = lambda: None,
+) -> None:
     http = settings.http
     await parts.ask_upstreams()
     for model in settings.preload:
         await parts.node.card(model)
     if why := parts.why_not_ready():
         log.warning("no chat can be served yet: %s", why)
-    desk = Desk(parts.node, parts.metrics, http, parts.why_not_ready)
+    desk = Desk(served, parts.metrics, http, parts.why_not_ready, secret, certified=peers is not None)
     app = build(
         desk, openai_routes.routes(), ollama_routes.routes(), cluster_routes.routes(), service_routes.routes()
     )
     stop = stop_on_signals(desk)
     log.info("listening on http://%s:%d", http.host, http.port)
-    log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.cluster().me.cards)) or "none")
+    log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.state().cards)) or "none")
     warn_if_open(http)
     preloading = asyncio.create_task(parts.preload(settings.preload))
+    leaving = asyncio.create_task(_then(stop, leave))
     try:
-        await serve(app, sock, stop)
+        await serve(app, sock, stop, peers)
     finally:
-        preloading.cancel()
-        await asyncio.wait([preloading])
+        for task in (preloading, leaving):
+            task.cancel()
+        await asyncio.wait([preloading, leaving])
+
+
+async def _then(event: asyncio.Event, do: Callable[[], None]) -> None:
+    await event.wait()
+    do()
+
+
+def _leave(node: LocalNode, announce: Callable[[], None]) -> None:
+    """Says to the others that nothing new is to be sent here."""
+    node.leaving = True
+    announce()

@@ -74,6 +74,12 @@ class Metrics:
             "exo_errors", "Requests that failed, by kind of error.", ["type", "model"], registry=r
         )
         self.nodes = Gauge("exo_nodes_active", "Nodes in the cluster, this one included.", registry=r)
+        self.failovers = Counter(
+            "exo_failovers",
+            "Answers that another node had to give, 'before' their first token, or 'within'.",
+            ["when"],
+            registry=r,
+        )
         self.models = Gauge("exo_model_info", "1 for each model in memory.", ["model"], registry=r)
         self.loads = Histogram(
             "exo_model_load_seconds", "Time to load a model.", ["model"], buckets=_SECONDS, registry=r

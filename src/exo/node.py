@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Protocol
 
@@ -85,6 +85,7 @@ class LocalNode:
         defaults: Defaults,
         upstreams: Sequence[Upstream] = (),
         speeds: Speeds | None = None,
+        addresses: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._id = id
         self._url = url
@@ -95,6 +96,7 @@ class LocalNode:
         self._defaults = defaults
         self._upstreams = upstreams
         self._speeds = speeds or Speeds()
+        self._addresses = addresses
         self._sensed_at = -1.0
         self._passed_on: Counter[str] = Counter()
         self.leaving = False
@@ -103,6 +105,10 @@ class LocalNode:
     @property
     def id(self) -> str:
         return self._id
+
+    def addresses(self) -> tuple[str, ...]:
+        """Those of this machine that other nodes may reach."""
+        return self._addresses()
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         card = await self.card(request.model)
@@ -236,6 +242,7 @@ class LocalNode:
             speeds=self._speeds.values(),
             prefixes=self._speeds.prefixes(),
             leaving=self.leaving,
+            addresses=self._addresses(),
         )
 
     def _sensed(self) -> Device:

@@ -66,7 +66,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One `exo` process: what it holds, what it has in memory, and how many requests wait there.
 
     `budget` is the bytes that all its models together may take, `queue` how many requests may wait.
-    `leaving` nodes answer what they have, and are sent nothing new.
+    `leaving` nodes answer what they have, and are sent nothing new. `addresses` are those of its machine that
+    others may reach; `url` has one of them.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     speeds: tuple[Speed, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     leaving: bool = False
+    addresses: tuple[str, ...] = ()
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

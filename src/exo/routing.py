@@ -22,23 +22,17 @@ nodes, the same wherever it enters. Where there is no conversation, each entry n
 """
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 
 import msgspec
 
 from exo.cards import ModelCard
-from exo.chat import ChatRequest, Message
+from exo.chat import ChatRequest
+from exo.conversation import conversation
 from exo.errors import ModelNotFound, NotReady, Overloaded
 from exo.nodes import Cluster, Node, Residence, Speed
 from exo.speeds import Known
-
-_BYTES_A_TOKEN = 4
-_TOKENS_A_MESSAGE = 4
-"""What a template writes around a message."""
-
-_FIRST_CUT = 1024
-"""Bytes of a raw prompt up to its first hash; each further one is of twice as many."""
 
 _HOP = 0.002
 """Seconds a peer costs more than this node: connecting, and 0.1-0.25 ms for each piece of the answer."""
@@ -81,98 +75,60 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def asked(request: ChatRequest) -> Asked:
-    """What routing has to know of the request. Four bytes are taken to be a token."""
-    ends = tuple(_ends(request))
-    if request.prompt is not None:
-        prompt = _tokens(len(request.prompt.encode()))
-    else:
-        prompt = ends[-1][1] if ends else 0
+    """What routing has to know of the request."""
+    whole = conversation(request)
     return Asked(
         model=request.model,
-        prompt=prompt,
+        prompt=whole.tokens,
         answer=request.sampling.max_tokens,
-        prefixes=tuple(hash for hash, _ in ends),
-        prefix_tokens=tuple(tokens for _, tokens in ends),
+        prefixes=tuple(beginning.hash for beginning in whole.beginnings),
+        prefix_tokens=tuple(beginning.tokens for beginning in whole.beginnings),
     )
 
 
 def prefixes(request: ChatRequest) -> tuple[int, ...]:
-    """Hashes of the conversation up to the end of each message, from its first user's on; of a raw prompt's
-    first 1024, 2048, 4096 … bytes. Longest last. They have 63 bits, and are the same in every process."""
-    return tuple(hash for hash, _ in _ends(request))
-
-
-def _ends(request: ChatRequest) -> Iterator[tuple[int, int]]:
-    """Where the conversation could have ended before: the hash of all up to there, and its tokens."""
-    digest = blake2b(digest_size=8)
-    if request.prompt is not None:
-        text = request.prompt.encode()
-        start, end = 0, _FIRST_CUT
-        while end <= len(text):
-            digest.update(text[start:end])
-            yield int.from_bytes(digest.digest()) >> 1, _tokens(end)
-            start, end = end, 2 * end
-        return
-    # Templates write tools before the conversation, so others make another beginning.
-    tools = [
-        part
-        for tool in request.tools
-        for part in (tool.name, tool.description, msgspec.json.encode(tool.parameters).decode())
-    ]
-    tokens = _tokens(_feed(digest, tools))
-    begun = False
-    for position, message in enumerate(request.messages, 1):
-        tokens += _TOKENS_A_MESSAGE + _tokens(_feed(digest, _parts(message)))
-        begun = begun or message.role == "user"
-        if begun or position == len(request.messages):
-            yield int.from_bytes(digest.digest()) >> 1, tokens
-
-
-def _parts(message: Message) -> list[str]:
-    calls = [part for call in message.tool_calls for part in (call.id, call.name, call.arguments)]
-    return [message.role, message.content, message.tool_call_id, *calls]
-
-
-def _feed(digest: blake2b, parts: list[str]) -> int:
-    """Hashes the parts, each with its length so that none can run into the next; returns their bytes."""
-    total = 0
-    for data in [part.encode() for part in parts]:
-        digest.update(len(data).to_bytes(8))
-        digest.update(data)
-        total += len(data)
-    # Parts may be of any number, so their end is marked by a length that none can have.
-    digest.update(b"\xff" * 8)
-    return total
-
-
-def _tokens(size: int) -> int:
-    return -(-size // _BYTES_A_TOKEN)
+    """Hashes of the conversation's beginnings, longest last, by which a node says what it has read. They have
+    63 bits, and are the same in every process."""
+    return tuple(beginning.hash for beginning in conversation(request).beginnings)
 
 
 def choose(
-    asked: Asked | str, cluster: Cluster, *, sent: Mapping[str, int] = {}, without: Collection[str] = ()
+    asked: Asked | str,
+    cluster: Cluster,
+    *,
+    sent: Mapping[str, int] = {},
+    counted: Mapping[str, int] = {},
+    without: Collection[str] = (),
 ) -> Route:
     """Picks the node that answers; the model's id is matched exactly.
 
-    `sent` is how many requests of ours are under way on each node, by its id; nodes in `without` are not
-    considered. Raises `ModelNotFound` naming the nearest ids, or how to add a model where there is none;
-    `NotReady` saying why none of the nodes that have it can serve it; and `Overloaded` if their queues are
-    full, to come back after the shortest wait.
+    `sent` is how many requests of ours are under way on each node, by its id, and `counted` how many were
+    when the node said what it says. Where that is not known, what it says counts or what we have sent,
+    whichever is more. Nodes in `without` are not considered.
+
+    Raises `ModelNotFound` naming the nearest ids, or how to add a model where there is none; `NotReady`
+    saying why none of the nodes that have it can serve it; and `Overloaded` if their queues are full, to
+    come back after the shortest wait.
 
     Given only a model's id, which is to do something with the model, it finds a node that has it though none
     could answer now.
     """
     if isinstance(asked, str):
-        places = _places(Asked(model=asked), cluster, sent, without)
+        places = _places(Asked(model=asked), cluster, sent, counted, without)
         return min(places, key=lambda place: (place.unable != "", place.full, place.score)).route
-    return explain(asked, cluster, sent=sent, without=without)[0]
+    return explain(asked, cluster, sent=sent, counted=counted, without=without)[0]
 
 
 def explain(
-    asked: Asked, cluster: Cluster, *, sent: Mapping[str, int] = {}, without: Collection[str] = ()
+    asked: Asked,
+    cluster: Cluster,
+    *,
+    sent: Mapping[str, int] = {},
+    counted: Mapping[str, int] = {},
+    without: Collection[str] = (),
 ) -> tuple[Route, ...]:
     """All nodes that could answer, the one that `choose` picks first. Raises what `choose` does."""
-    places = _places(asked, cluster, sent, without)
+    places = _places(asked, cluster, sent, counted, without)
     able = [place for place in places if not place.unable]
     if not able:
         memory = any(not place.route.node.leaving for place in places)
@@ -193,6 +149,13 @@ def explain(
     return tuple(place.route for place in free)
 
 
+class _Ours(msgspec.Struct, frozen=True):
+    """Our own requests on a node: under way now, and those among what it says, where that is known."""
+
+    now: int
+    then: int | None
+
+
 class _Place(msgspec.Struct, frozen=True):
     """A node that has the model. `score` is what it is compared by: seconds, and the id to make it unique.
     `wait` is the seconds until a slot is free; `unable` says why the node cannot serve it, if it cannot."""
@@ -205,7 +168,11 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def _places(
-    asked: Asked, cluster: Cluster, sent: Mapping[str, int], without: Collection[str]
+    asked: Asked,
+    cluster: Cluster,
+    sent: Mapping[str, int],
+    counted: Mapping[str, int],
+    without: Collection[str],
 ) -> list[_Place]:
     nodes = (cluster.me, *cluster.peers)
     holders = [(node, card) for node in nodes for card in node.cards if card.id == asked.model]
@@ -218,16 +185,19 @@ def _places(
         raise NotReady(f"no other node has model '{asked.model}' than {tried}")
     # Nodes in `without` lend their speeds all the same: they are no slower for being left out.
     speeds = Known(nodes)
-    return [_place(asked, node, card, cluster.me, speeds, sent.get(node.id, 0)) for node, card in left]
+    return [
+        _place(asked, node, card, cluster.me, speeds, _Ours(sent.get(node.id, 0), counted.get(node.id)))
+        for node, card in left
+    ]
 
 
-def _place(asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, sent: int) -> _Place:
+def _place(asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, ours: _Ours) -> _Place:
     here = node.id == me.id
     resident = next((r for r in node.loaded if r.model == card.id and r.state != "leaving"), None)
     slots = (resident.slots if resident else 0) or (1 if card.format == "rkllm" else _SLOTS)
     speed, source = known.speed(node, card.id, card.bytes)
 
-    ahead, work = _under_way(node, card, known, sent)
+    ahead, work = _under_way(node, card, known, ours)
     slowed = 1.0 + _SLOWED * (slots - 1)
     queue = work / ahead * (ahead - slots + 1) / slots * slowed if ahead >= slots else 0.0
     wait, load, memory_words = _into_memory(node, card, resident, speed, known, queue)
@@ -252,9 +222,16 @@ def _place(asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, se
         route=Route(node, card, tuple(words), seconds),
         score=(_score(seconds, here or cached > 0, _key(asked, me), node.id), node.id),
         wait=wait,
-        full=max(node.waiting, sent - max(slots, sum(r.slots for r in node.loaded))) >= node.queue,
+        full=_waiting(node, card, resident, ours.now - slots) >= node.queue,
         unable=_unable(node, card, resident),
     )
+
+
+def _waiting(node: Node, card: ModelCard, resident: Residence | None, ours: int) -> int:
+    """Requests in the queue that one for the model would join, at least `ours` for it."""
+    if card.memory == 0:
+        return max(resident.waiting if resident else 0, ours)
+    return max(node.waiting, ours - sum(r.slots for r in node.loaded if r.model != card.id))
 
 
 def _unable(node: Node, card: ModelCard, resident: Residence | None) -> str:
@@ -267,18 +244,23 @@ def _unable(node: Node, card: ModelCard, resident: Residence | None) -> str:
     return f"{node.id} may use {may:,.0f} MB and the model takes about {takes:,.0f} MB"
 
 
-def _under_way(node: Node, card: ModelCard, known: Known, sent: int) -> tuple[int, float]:
-    """Requests on the node, and the seconds of work they are."""
-    ours = known.turn(node, card.id, card.bytes)
+def _under_way(node: Node, card: ModelCard, known: Known, ours: _Ours) -> tuple[int, float]:
+    """Requests on the node, and the seconds of work they are. Other servers' models, and what they compute
+    on, are apart from the node's own."""
+    elsewhere = card.memory == 0
+    turn = known.turn(node, card.id, card.bytes)
+    beside = [r for r in node.loaded if (r.bytes == 0) == elsewhere]
     # Some wait for models that are not in memory; the queue is kept strictly then.
-    strangers = max(0, node.waiting - sum(r.waiting for r in node.loaded))
-    ahead, work = strangers, strangers * ours
-    for r in node.loaded:
-        count = r.running + r.waiting
-        if count:
+    strangers = 0 if elsewhere else max(0, node.waiting - sum(r.waiting for r in beside))
+    ahead, work = strangers, strangers * turn
+    for r in beside:
+        if count := r.running + r.waiting:
             ahead += count
-            work += count * (ours if r.model == card.id else known.turn(node, r.model, r.bytes))
-    return max(ahead, sent), max(work, sent * ours)
+            work += count * (turn if r.model == card.id else known.turn(node, r.model, r.bytes))
+    if ours.then is None:
+        return max(ahead, ours.now), max(work, ours.now * turn)
+    others = max(0, ahead - ours.then)
+    return others + ours.now, (work * others / ahead if others else 0.0) + ours.now * turn
 
 
 def _ahead(ahead: int, queue: float) -> str:
@@ -355,6 +337,7 @@ def _score(seconds: float, favoured: bool, key: str, node: str) -> float:
 
 
 def missing(model: str, known: list[str]) -> str:
+    """What to tell whoever asked for a model that is not among the `known` ones."""
     if len(model) > 80:
         model = model[:79] + "…"
     near = difflib.get_close_matches(model, known, n=3, cutoff=0.4)

@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     for all models together; `waiting` requests may queue; `slots` run at once on a model that can batch;
     `context` caps what models offer; a model idle for `idle_seconds` is unloaded (None: never); an answer of
     which nothing comes for `silence` seconds after its turn came has failed; those in `preload` are loaded at
-    start.
+    start, and it is not ready before `wait_for_peers` other nodes are there.
     """
 
     http: HttpSettings = HttpSettings()
@@ -62,4 +62,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     idle_seconds: float | None = 300.0
     silence: float = 900.0
+    wait_for_peers: int = 0
     preload: tuple[str, ...] = ()

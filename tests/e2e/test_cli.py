@@ -310,8 +310,13 @@ def test_unknown_variable(home: Path, subcommand: str) -> None:
     [
         (["--node-port", "5678"], ["--node-port is retired", "--chatgpt-api-port"]),
         (["--node-port=5678"], ["--node-port is retired", "--chatgpt-api-port"]),
-        (["serve", "--wait-for-peers", "2"], ["--wait-for-peers is retired", "one machine"]),
-        (["--discovery-module", "udp"], ["--discovery-module is retired", "one machine"]),
+        (["serve", "--broadcast-port", "2"], ["--broadcast-port is retired", "--cluster-port"]),
+        (["--tailnet-name", "mine"], ["--tailnet-name is retired", "needs no key"]),
+        (["--discovery-module", "mdns"], ["--discovery-module", "mdns", "tailscale"]),
+        (["--discovery-module", "manual"], ["manual", "--discovery-config-path", "--peer"]),
+        (["--discovery-config-path", "/nowhere"], ["--discovery-config-path", "/nowhere"]),
+        (["--host", "127.0.0.1", "--discovery-module", "udp"], ["127.0.0.1", "cannot reach"]),
+        (["--host", "127.0.0.1", "--peer", "board"], ["127.0.0.1", "cannot reach"]),
         (["--run-model", "exo-demo"], ["--run-model is retired", "exo run MODEL"]),
         (["--inference-engine", "mlx"], ["mlx", "not in this release", "llamacpp"]),
         (["--inference-engine", "warp"], ["warp", "no such engine", "llamacpp"]),
@@ -339,9 +344,11 @@ def test_unknown_variable(home: Path, subcommand: str) -> None:
     ids=" ".join,
 )  # fmt: skip
 def test_what_is_typed_wrong(home: Path, arguments: list[str], named: list[str]) -> None:
-    # Where one of them is taken after all, no port that somebody needs is.
-    serve = arguments[0].startswith("--") and "--port" not in arguments
-    fails(run(home, *arguments, *(["--port", "0"] if serve else [])), *named)
+    # Where one of them is taken after all, no port that somebody needs is, and nobody is looked for.
+    serve = arguments[0].startswith("--")
+    safe = ["--port", "0"] if serve and "--port" not in arguments else []
+    safe += ["--host", "127.0.0.1"] if serve and "--discovery-module" not in arguments else []
+    fails(run(home, *(safe if "--host" not in arguments else safe[:2]), *arguments), *named)
 
 
 @pytest.mark.parametrize(

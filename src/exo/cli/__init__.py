@@ -8,7 +8,9 @@ import exo
 from exo import commandline
 from exo.cli import options
 from exo.cli.chat import run
+from exo.cli.cluster import cluster
 from exo.cli.models import list_models, ps
+from exo.cli.nodes import nodes, spread
 from exo.cli.retired import RETIRED
 from exo.cli.serve import serve
 
@@ -39,3 +41,6 @@ app.add_command(serve)
 app.add_command(run)
 app.add_command(list_models)
 app.add_command(ps)
+app.add_command(nodes)
+app.add_command(spread)
+app.add_command(cluster)

@@ -13,7 +13,7 @@ from exo import commandline
 from exo.settings import Settings
 
 # Names this program reads, here or through the `envvar` of an option. An unknown one is an error.
-ENVIRONMENT = frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL"})
+ENVIRONMENT = frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL", "EXO_CLUSTER_SECRET"})
 
 LOCAL_URL = "http://127.0.0.1:52415"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from exo import commandline
-from exo.cli import options
+from exo.cli import clusters, options
 from exo.cli.retired import ENGINES as RETIRED_ENGINES
 from exo.cli.upstreams import server_url, upstreams
 from exo.settings import Defaults, HttpSettings, Settings
@@ -64,6 +64,32 @@ def _servers(context: click.Context, parameter: click.Parameter, given: tuple[st
     callback=_servers,
     help="Offer the models of this OpenAI-compatible server, too. May be repeated.",
 )
+@click.option(
+    "--discovery-module",
+    type=click.Choice(["udp", "manual", "tailscale", "none"]),
+    help="How other nodes are found. [default: udp, or none with a --host that only this machine reaches]",
+)
+@click.option(
+    "--discovery-config-path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File that names the nodes, for the module manual; read again when it changes.",
+)
+@click.option("--peer", multiple=True, metavar="HOST", help="A node to connect to. May be repeated.")
+@click.option("--cluster-name", default="exo", show_default=True, help="Nodes of another name are not seen.")
+@click.option(
+    "--cluster-port",
+    default=7447,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port at which nodes find each other; a free one where it is taken.",
+)
+@click.option(
+    "--wait-for-peers",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Other nodes that have to be there before this one says that it is ready.",
+)
 @click.option("--default-model", help="Model for requests that name none.")
 @click.option("--default-temp", type=click.FloatRange(0, 2), help="Temperature for requests that set none.")
 @click.option("--max-generate-tokens", type=click.IntRange(min=1), help="Cap on the tokens of any answer.")
@@ -120,6 +146,12 @@ def serve(
     node_id: str | None,
     inference_engine: str | None,
     upstream: tuple[str, ...],
+    discovery_module: clusters.Discovery | None,
+    discovery_config_path: Path | None,
+    peer: tuple[str, ...],
+    cluster_name: str,
+    cluster_port: int,
+    wait_for_peers: int,
     default_model: str | None,
     default_temp: float | None,
     max_generate_tokens: int | None,
@@ -142,6 +174,9 @@ def serve(
 
     The models of the NPU server are offered where it is named, by RKLLM_SERVER_HOST (default localhost),
     RKLLM_SERVER_PORT (default 8080) or the engine rkllm. EXO_UPSTREAM_KEY is sent to each --upstream.
+
+    Nodes on the same network find each other and answer for each other. With EXO_CLUSTER_SECRET only those
+    that have the same one do; with EXO_API_KEY all need the same one.
     """
     commandline.log_to_stderr()
     settings = Settings(
@@ -170,10 +205,20 @@ def serve(
         threads=threads,
         idle_seconds=idle_unload or None,
         silence=timeout,
+        wait_for_peers=wait_for_peers,
         preload=preload,
     )
     import uvloop
 
     from exo import assembly
 
-    uvloop.run(assembly.run(settings))
+    cluster = clusters.settings(
+        host,
+        name=cluster_name,
+        discovery=discovery_module,
+        manual_file=discovery_config_path,
+        port=cluster_port,
+        peers=peer,
+        environment=os.environ,
+    )
+    uvloop.run(assembly.run(settings, cluster))

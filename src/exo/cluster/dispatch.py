@@ -9,9 +9,10 @@ this machine alone, so nothing goes in circles.
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 
 import msgspec
 
@@ -28,8 +29,10 @@ from exo.chat import (
     Text,
     ToolCall,
 )
+from exo.cluster.reach import nearest
+from exo.cluster.traffic import Traffic
 from exo.errors import EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
-from exo.http.remote import Remote
+from exo.http.peer import Peer
 from exo.node import LocalNode
 from exo.nodes import Cluster, Node
 from exo.routing import Asked, Route
@@ -46,7 +49,8 @@ _FAILURES = (NotReady, EngineFailed, Timeout, Overloaded, ModelNotFound)
 
 
 class ClusterNode:
-    """This node and its peers as one: a `desk.Served`. Loading and deleting are this machine's own affair.
+    """This node and its peers as one: a `desk.Served`. Deleting and, but for `load_at`, loading are this
+    machine's own affair.
 
     `peers` gives the others as they are now. `key` and `secret` are what they want to see. `on_failover` is
     told "before" or "within" an answer.
@@ -59,15 +63,17 @@ class ClusterNode:
         *,
         key: str | None = None,
         secret: bytes | None = None,
+        tls: ssl.SSLContext | None = None,
         on_failover: Callable[[str], None] = lambda when: None,
     ) -> None:
         self._here = here
         self._peers = peers
         self._key = key
         self._secret = secret
+        self._tls = tls
         self._on_failover = on_failover
-        self._remotes: dict[str, Remote] = {}
-        self._sent: Counter[str] = Counter()  # requests under way, by node
+        self._remotes: dict[str, Peer] = {}
+        self._traffic = Traffic(peers)
         self._taken: OrderedDict[str, str] = OrderedDict()  # of the latest requests, by id
 
     def cluster(self) -> Cluster:
@@ -93,7 +99,7 @@ class ClusterNode:
 
     def explain(self, asked: Asked) -> Sequence[Route]:
         """Where such a request could go, best first, with the reasons."""
-        return routing.explain(asked, self.cluster(), sent=self._sent)
+        return routing.explain(asked, self.cluster(), sent=self._traffic.sent)
 
     def taken(self, id: str) -> str:
         """Which node answers, or answered, request `id`, and why; "" for one of long ago."""
@@ -114,7 +120,7 @@ class ClusterNode:
             if len(tried) == 1:
                 self._on_failover("within" if answer.begun else "before")
             try:
-                with self._under_way(route.node):
+                with self._traffic.on(route.node.id):
                     responder = self._responder(route.node)
                     async with aclosing(responder.respond(answer.rest(self._via(route)))) as deltas:
                         async for delta in deltas:
@@ -134,7 +140,7 @@ class ClusterNode:
         while True:
             route = self._choose(Asked(model=card.id, prompt=sum(map(len, request.texts)) // 4), tried)
             try:
-                with self._under_way(route.node):
+                with self._traffic.on(route.node.id):
                     responder = self._responder(route.node)
                     return await responder.embed(msgspec.structs.replace(request, via=self._via(route)))
             except _FAILURES as error:
@@ -145,6 +151,14 @@ class ClusterNode:
 
     async def load(self, model: str, client: str = "") -> None:
         await self._here.load(model, client)
+
+    async def load_at(self, node: Node, model: str, client: str = "") -> None:
+        """Brings the model into memory on one node. Raises what that fails with there."""
+        there = self._responder(node)
+        if isinstance(there, Peer):
+            await there.load(model, via=self._here.id, client=client)
+        else:
+            await there.load(model, client)
 
     async def unload(self, model: str) -> None:
         await self._here.unload(model)
@@ -174,8 +188,9 @@ class ClusterNode:
             card = next((card for card in cluster.me.cards if card.id == asked.model), None)
             if card is not None:
                 return Route(cluster.me, card, ("the only node",))
+        sent, counted = self._traffic.sent, self._traffic.counted
         try:
-            return routing.choose(asked, cluster, sent=self._sent, without=tried.keys())
+            return routing.choose(asked, cluster, sent=sent, counted=counted, without=tried.keys())
         except (NotReady, ModelNotFound, Overloaded) as none_left:
             if not tried:
                 raise
@@ -194,23 +209,21 @@ class ClusterNode:
         me = self._here.id
         return "" if route.node.id == me else me
 
-    def _responder(self, node: Node) -> LocalNode | Remote:
+    def _responder(self, node: Node) -> LocalNode | Peer:
         if node.id == self._here.id:
             return self._here
-        remote = self._remotes.get(node.url)
+        url = nearest(node.url, node.addresses, self._here.addresses())
+        remote = self._remotes.get(url)
         if remote is None:
-            remote = self._remotes[node.url] = Remote(
-                node.url, key=self._key, name=f"node {node.id}", silence=_SILENCE, secret=self._secret
+            remote = self._remotes[url] = Peer(
+                url,
+                key=self._key,
+                name=f"node {node.id}",
+                silence=_SILENCE,
+                secret=self._secret,
+                tls=self._tls,
             )
         return remote
-
-    @contextmanager
-    def _under_way(self, node: Node) -> Iterator[None]:
-        self._sent[node.id] += 1
-        try:
-            yield
-        finally:
-            self._sent[node.id] -= 1
 
 
 def _joined(failures: Iterable[ExoError], last: ExoError) -> ExoError:

@@ -113,6 +113,8 @@ def hop_of(http: web.Request) -> str:
     prove that it belongs to the cluster, where that takes a secret."""
     node = http.headers.get(HOP_HEADER, "")
     secret = http.app[DESK].secret
+    if node and http.app[DESK].certified and not http.get_extra_info("peercert"):
+        raise Unauthorized(f"node '{node[:80]}' comes without a certificate of this cluster")
     if node and secret is not None:
         given = http.headers.get(PROOF_HEADER, "")
         if not hmac.compare_digest(given.encode(errors="surrogateescape"), proof(secret, node).encode()):

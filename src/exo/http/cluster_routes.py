@@ -1,18 +1,19 @@
-"""What is asked about the cluster: its nodes, as values and in the original's shape, and where a request
-would go."""
+"""The cluster: its nodes, as values and in the original's shape, where a request would go, and models that
+are to be in memory before they are asked for."""
 
+import time
 from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
 
 from exo.errors import BadRequest
-from exo.http.app import json_answer
+from exo.http.app import RECORD, body_of, client_of, hop_of, json_answer, owner_only
 from exo.http.desk import DESK
-from exo.nodes import Cluster, Device
+from exo.http.patience import answer_patiently
+from exo.http.spread import spread
 from exo.routing import Asked
-
-_MIB = 1 << 20
+from exo.wire import cluster as wire
 
 
 def routes() -> Sequence[web.AbstractRouteDef]:
@@ -20,54 +21,75 @@ def routes() -> Sequence[web.AbstractRouteDef]:
         web.get("/v1/cluster", cluster),
         web.get("/v1/topology", topology),
         web.get("/v1/route/explain", explain),
+        web.post("/v1/load", load),
+        web.post("/v1/spread", spread_model),
     ]
 
 
-async def cluster(http: web.Request) -> web.Response:
+async def cluster(http: web.Request) -> web.StreamResponse:
+    _only(http)
     return json_answer(msgspec.json.encode(http.app[DESK].served.cluster()))
 
 
-async def topology(http: web.Request) -> web.Response:
-    return json_answer(msgspec.json.encode(as_topology(http.app[DESK].served.cluster())))
+async def topology(http: web.Request) -> web.StreamResponse:
+    _only(http)
+    return json_answer(wire.topology_answer(http.app[DESK].served.cluster()))
 
 
-async def explain(http: web.Request) -> web.Response:
+async def explain(http: web.Request) -> web.StreamResponse:
     """`?model=ID`, and if known `&prompt_tokens=N&max_tokens=N`: the nodes that could answer, best first."""
-    if unknown := http.query.keys() - {"model", "prompt_tokens", "max_tokens"}:
-        name = min(unknown)
-        raise BadRequest(
-            f'unknown parameter "{name}"; there are model, prompt_tokens, max_tokens', param=name
-        )
+    _only(http, "model", "prompt_tokens", "max_tokens")
     served = http.app[DESK].served
     card = await served.card(http.query.get("model", ""))
     prompt, answer = _number(http, "prompt_tokens"), _number(http, "max_tokens")
     routes = served.explain(Asked(model=card.id, prompt=prompt or 0, answer=answer))
-    shown = [{"node": route.node.id, "seconds": route.seconds, "why": route.why} for route in routes]
-    return json_answer(msgspec.json.encode({"model": card.id, "routes": shown}))
+    return json_answer(wire.routes_answer(card.id, routes))
 
 
-def as_topology(cluster: Cluster) -> dict[str, object]:
-    """The cluster as the first exo-rkllama had it: every node is linked to every other one. What a node
-    can compute is not known in FLOPS, and 0 as there for chips that were not in its table."""
-    nodes = (cluster.me, *cluster.peers)
-    ids = [node.id for node in nodes]
-    return {
-        "nodes": {node.id: _capabilities(node.device) for node in nodes},
-        "peer_graph": {
-            id: [{"from_id": id, "to_id": other, "description": "HTTP"} for other in ids if other != id]
-            for id in ids
-        },
-        "active_node_id": cluster.me.id,
-    }
+async def load(http: web.Request) -> web.StreamResponse:
+    """Brings a model into memory on this node, for its owner or for another node.
+
+    A node is not asked for the owner's key beyond what guards all of this API: a chat for the model that it
+    passes on would load it just the same, so in an open cluster nobody gains anything by calling himself a
+    node. With a secret or certificates he cannot. What takes models away is the owner's alone.
+    """
+    if not hop_of(http):
+        owner_only(http)
+    _only(http)
+    call = wire.decode_load(await body_of(http))
+    served, client = http.app[DESK].served, client_of(http)
+    http[RECORD].model = call.model
+
+    async def loaded() -> bytes:
+        began = time.monotonic()
+        await served.load(call.model, client)
+        seconds = round(time.monotonic() - began, 3)
+        node = served.cluster().me.id
+        return wire.encode(wire.LoadAnswer(model=call.model, node=node, seconds=seconds))
+
+    return await answer_patiently(http, loaded())
 
 
-def _capabilities(device: Device) -> dict[str, object]:
-    return {
-        "model": device.name,
-        "chip": device.chip or device.kind,
-        "memory": device.memory // _MIB,
-        "flops": {"fp32": 0, "fp16": 0, "int8": 0},
-    }
+async def spread_model(http: web.Request) -> web.StreamResponse:
+    """Has a model in memory on so many nodes. It takes the memory of several machines at once, so it is for
+    the owner, and no node asks another one for it."""
+    owner_only(http)
+    _only(http)
+    call = wire.decode_spread(await body_of(http))
+    served, client = http.app[DESK].served, client_of(http)
+    http[RECORD].model = call.model
+
+    async def spread_out() -> bytes:
+        return wire.encode(await spread(served, call.model, call.nodes, client))
+
+    return await answer_patiently(http, spread_out())
+
+
+def _only(http: web.Request, *names: str) -> None:
+    """Raises `BadRequest` for a parameter that the route does not have."""
+    if unknown := sorted(http.query.keys() - {*names}):
+        there_are = f"there are {', '.join(names)}" if names else "there are none here"
+        raise BadRequest(f'unknown parameter "{unknown[0][:80]}"; {there_are}', param=unknown[0][:80])
 
 
 def _number(http: web.Request, name: str) -> int | None:

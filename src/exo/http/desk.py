@@ -45,12 +45,16 @@ class Desk:
         settings: HttpSettings,
         ready: Callable[[], str | None],
         secret: bytes | None = None,
+        *,
+        certified: bool = False,
     ) -> None:
         self.served = served
         self.metrics = metrics
         self.settings = settings
         self.secret = secret
         """The cluster's, where it has one."""
+        self.certified = certified
+        """Whether nodes have to show a certificate of the cluster to pass requests on."""
         self._ready = ready
         self._under_way: set[Callable[[ExoError], None]] = set()
         self._none_under_way = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,9 +22,9 @@ _CONNECT = 5.0
 class Remote:
     """Posts each request to `url` (`http://host:port`) and reads the answer's stream.
 
-    `name` is what its errors call it; `secret` is the cluster's, where the server is a node of it. After
-    `silence` seconds without a byte an answer has failed. Closing the answer closes the connection, which
-    the other side takes for a hang-up. Call `close` at the end.
+    `name` is what its errors call it. Where the server is a node of a cluster, `secret` is the cluster's, and
+    `tls` shows it our certificate. After `silence` seconds without a byte an answer has failed. Closing the
+    answer closes the connection, which the other side takes for a hang-up. Call `close` at the end.
     """
 
     def __init__(
@@ -34,12 +35,15 @@ class Remote:
         name: str | None = None,
         silence: float = _SILENCE,
         secret: bytes | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._key = key
         self._name = name or self.url
         self._silence = silence
+        self._connect = min(_CONNECT, silence)
         self._secret = secret
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -135,7 +139,7 @@ class Remote:
         except aiohttp.ClientConnectorError as error:
             raise NotReady(f"cannot reach {self._name}: {_reason(error)}") from error
         except aiohttp.ConnectionTimeoutError as error:
-            raise NotReady(f"cannot reach {self._name}: nothing answers within {_CONNECT:g} s") from error
+            raise NotReady(f"cannot reach {self._name}: nothing answers within {self._connect:g} s") from error
         except TimeoutError as error:
             raise Timeout(f"{self._name} was silent for {self._silence:g} s") from error
         except aiohttp.ClientError as error:
@@ -143,11 +147,13 @@ class Remote:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=self._silence)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect, sock_read=self._silence)
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_kept)
             self._session = aiohttp.ClientSession(
-                timeout=timeout, connector=aiohttp.TCPConnector(limit=0), trace_configs=[trace]
+                timeout=timeout,
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
+                trace_configs=[trace],
             )
         return self._session
 

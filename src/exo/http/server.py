@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -39,20 +40,29 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-async def serve(app: web.Application, sock: socket.socket, stop: asyncio.Event) -> None:
+async def serve(
+    app: web.Application,
+    sock: socket.socket,
+    stop: asyncio.Event,
+    peers: tuple[socket.socket, ssl.SSLContext] | None = None,
+) -> None:
     """Serves on the socket until `stop` is set; then takes nothing new, and lets answers end (see
-    `Desk.drain`). Closes the socket."""
+    `Desk.drain`). Closes the socket. `peers` is one more, for nodes of the cluster alone."""
     # Cancelled when their client leaves, streamed or not: `respond` relies on it to let go of hardware.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=_aiohttp_log
     )
     await runner.setup()
-    site = web.SockSite(runner, sock)
-    await site.start()
+    sites = [web.SockSite(runner, sock)]
+    if peers:
+        sites.append(web.SockSite(runner, peers[0], ssl_context=peers[1]))
+    for site in sites:
+        await site.start()
     try:
         await stop.wait()
         log.info("stopping: answers under way get %g s", app[DESK].settings.grace)
-        await site.stop()
+        for site in sites:
+            await site.stop()
         await app[DESK].drain()
     finally:
         await runner.cleanup()

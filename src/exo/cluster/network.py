@@ -1,0 +1,83 @@
+"""This machine's network, as far as the cluster has to know it."""
+
+import errno
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+import msgspec
+
+from exo.errors import NotReady
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+_LOOPBACK: Address = IPv4Address("127.0.0.1")
+# Times that a free port of one address may turn out to be taken at another.
+_ATTEMPTS = 8
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a node listens. The first address is one that programs of this machine reach."""
+
+    addresses: tuple[Address, ...]
+    port: int
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """As "host:port"."""
+        return tuple(
+            f"[{each}]:{self.port}" if each.version == 6 else f"{each}:{self.port}" for each in self.addresses
+        )
+
+
+def addresses() -> frozenset[Address]:
+    """Those of this machine that another one may reach; without IPv6's link-local ones, which mean nothing
+    without an interface."""
+    import psutil
+
+    every = (each for interface in psutil.net_if_addrs().values() for each in interface)
+    texts = (each.address for each in every if each.family in (socket.AF_INET, socket.AF_INET6))
+    found = (ip_address(text.partition("%")[0]) for text in texts)
+    return frozenset(
+        each for each in found if not each.is_loopback and not (each.version == 6 and each.is_link_local)
+    )
+
+
+def place(port: int, addresses: Iterable[Address], *, udp: bool) -> Place:
+    """Where to listen: these addresses and this machine's own, at `port` or, where that is taken, at a free
+    one. An address that is not ready (IPv6 looks for duplicates first) is left out. Raises `NotReady`."""
+    wanted = (_LOOPBACK, *sorted(addresses, key=lambda each: (each.version, each)))
+    failure: OSError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            usable: list[Address] = []
+            for each in wanted:
+                try:
+                    port = _bound(each, port, udp=udp)
+                    usable.append(each)
+                except OSError as error:
+                    if error.errno != errno.EADDRNOTAVAIL:
+                        raise
+            return Place(tuple(usable), port)
+        except OSError as error:
+            failure = error
+            if error.errno != errno.EADDRINUSE:
+                break
+            port = 0
+    reason = failure.strerror if failure is not None else "no address"
+    raise NotReady(f"the cluster's port {port} cannot be listened on: {reason}") from failure
+
+
+def _bound(address: Address, port: int, *, udp: bool) -> int:
+    """The port that could be listened on just now: `port`, or a free one for 0."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
+        if not udp:
+            # As the session does: connections of an earlier process that linger are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((str(address), port))
+        if not udp:
+            probe.listen()
+        bound: int = probe.getsockname()[1]
+        return bound

@@ -1,0 +1,156 @@
+"""A node's Zenoh session. The one file that knows Zenoh; all was measured with release 1.10.2.
+
+Whatever opens or closes a session blocks, so it is called in a thread. Zenoh's callbacks come on threads of
+its own, and do nothing but hand over to the loop.
+
+An open session takes no further addresses: Zenoh refuses to update `connect/endpoints`. So a node that has
+to be connected to later is introduced: a second session connects to both for a moment, and by gossip they
+learn of each other. No peer is lost meanwhile, as one would be by opening the session anew.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from exo.cluster import configuration
+from exo.cluster.network import Place
+from exo.cluster.settings import ClusterSettings
+from exo.errors import NotReady
+
+if TYPE_CHECKING:
+    import zenoh
+
+log = logging.getLogger(__name__)
+
+# Seconds that two nodes which are introduced get to make a link.
+_INTRODUCTION = 2.0
+
+
+class Session:
+    """Listens at `place`, connects to `addresses` and whoever it finds; unseen until `appear`.
+
+    Blocks. Raises `NotReady` where it cannot be opened. What comes is handed over to the loop until `close`:
+    to `on_state` a node's id and its state's bytes, to `on_token` a node's id, its incarnation, and whether
+    it came or went.
+    """
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        place: Place,
+        addresses: Iterable[str],
+        loop: asyncio.AbstractEventLoop,
+        on_state: Callable[[str, bytes], None],
+        on_token: Callable[[str, str, bool], None],
+    ) -> None:
+        zenoh = _zenoh()
+        self._settings, self._place = settings, place
+        self._on_state, self._on_token = on_state, on_token
+        self._root = f"exo/{_chunk(settings.name)}"
+        self._closed = False
+        values = configuration.session(settings, place, addresses)
+        try:
+            self._session = zenoh.open(_config(values))
+        except zenoh.ZError as error:
+            raise NotReady(f"the cluster cannot be joined on port {place.port}: {error}") from error
+        # Kept: what is declared ends with the object that stands for it.
+        self._declared: list[object] = [
+            self._session.declare_subscriber(
+                f"{self._root}/state/*",
+                lambda sample: loop.call_soon_threadsafe(self._state, sample),
+                allowed_origin=zenoh.Locality.REMOTE,
+            ),
+            self._session.liveliness().declare_subscriber(
+                f"{self._root}/alive/*/*",
+                lambda sample: loop.call_soon_threadsafe(self._token, sample),
+                history=True,
+            ),
+        ]
+
+    def appear(self, id: str, incarnation: str) -> None:
+        """The token: the others see this node, and when it is gone."""
+        token = self._session.liveliness().declare_token(f"{self._root}/alive/{_chunk(id)}/{incarnation}")
+        self._declared.append(token)
+
+    def publish(self, id: str, state: bytes) -> None:
+        """To whoever is connected now. Does not block: where a link is full, the state is dropped."""
+        zenoh = _zenoh()
+        self._session.put(
+            f"{self._root}/state/{_chunk(id)}",
+            state,
+            congestion_control=zenoh.CongestionControl.DROP,
+            # Ahead of tensors under way, and not gathered with them.
+            priority=zenoh.Priority.INTERACTIVE_HIGH,
+            express=True,
+        )
+
+    @property
+    def connected(self) -> set[str]:
+        """Zenoh ids of those this session is connected to."""
+        return _connected(self._session)
+
+    def introduce(self, address: str) -> str | None:
+        """Makes who listens at an address and this session know each other. Blocks for up to some seconds.
+
+        The Zenoh id found there, None if nobody answers. It may answer and yet not be `connected`, where an
+        address is translated on the way: it can only be reached there, and gossip does not know that.
+        """
+        zenoh = _zenoh()
+        values = configuration.introduction(self._settings, (self._place.endpoints[0], address))
+        try:
+            between = zenoh.open(_config(values))
+        except zenoh.ZError as error:
+            log.warning("the node at %s cannot be connected to: %s", address, error)
+            return None
+        try:
+            deadline = time.monotonic() + _INTRODUCTION
+            while True:
+                found = _connected(between) - {str(self._session.zid())}
+                if found & self.connected or time.monotonic() > deadline:
+                    return min(found, default=None)
+                time.sleep(0.05)
+        finally:
+            between.close()
+
+    def close(self) -> None:
+        """Blocks. The others see it at once; nothing is handed over any more."""
+        self._closed = True
+        self._session.close()
+
+    def _state(self, sample: "zenoh.Sample") -> None:
+        if not self._closed:
+            self._on_state(unquote(str(sample.key_expr).rpartition("/")[2]), sample.payload.to_bytes())
+
+    def _token(self, sample: "zenoh.Sample") -> None:
+        if not self._closed:
+            id, incarnation = (unquote(part) for part in str(sample.key_expr).split("/")[-2:])
+            self._on_token(id, incarnation, sample.kind != _zenoh().SampleKind.DELETE)
+
+
+def _zenoh() -> Any:
+    """Imported when a cluster is joined, not before: it takes memory."""
+    os.environ.setdefault("ZENOH_RUNTIME", configuration.RUNTIME)
+    import zenoh
+
+    return zenoh
+
+
+def _config(values: Mapping[str, object]) -> "zenoh.Config":
+    config: zenoh.Config = _zenoh().Config()
+    for key, value in values.items():
+        config.insert_json5(key, json.dumps(value))
+    return config
+
+
+def _connected(session: "zenoh.Session") -> set[str]:
+    return {str(zid) for zid in session.info.peers_zid()}
+
+
+def _chunk(text: str) -> str:
+    """One part of a Zenoh key: without its separators and wildcards."""
+    return quote(text, safe="")

@@ -1,0 +1,30 @@
+"""Another node of the cluster: a server that answers, and one that can be asked to make ready."""
+
+from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, proof
+from exo.http.remote import Remote
+from exo.wire import cluster as wire
+
+
+class Peer(Remote):
+    """A `Remote` that brings models into memory, too. While it works it says so: see `http.patience`."""
+
+    async def load(self, model: str, *, via: str, client: str = "") -> wire.LoadAnswer:
+        """Has the model loaded there and nowhere else; `via` is the node that asks. Raises what the loading
+        failed with there, and as `respond` does."""
+        headers = {HOP_HEADER: via}
+        if client:
+            headers[CLIENT_HEADER] = client
+        if self._secret is not None:
+            headers[PROOF_HEADER] = proof(self._secret, via)
+        return wire.decode_load_answer(await self._post("/v1/load", wire.LoadBody(model=model), headers))
+
+    async def spread(self, model: str, nodes: int) -> wire.SpreadAnswer:
+        """Has the model loaded on so many nodes. Raises as `load` does."""
+        body = wire.SpreadBody(model=model, nodes=nodes)
+        return wire.decode_spread_answer(await self._post("/v1/spread", body, {}))
+
+    async def _post(self, path: str, body: wire.LoadBody | wire.SpreadBody, headers: dict[str, str]) -> bytes:
+        headers = {"Content-Type": "application/json", **self._authorization(), **headers}
+        with self._their_errors_as_ours():
+            async with await self._ask("POST", path, headers, wire.encode(body)) as answer:
+                return await answer.read()
