@@ -155,6 +155,7 @@ async def run(settings: Settings, cluster: ClusterSettings) -> None:
         settings = msgspec.structs.replace(settings, http=http)
         if cluster.discovery == "none" and not cluster.peers:
             async with tied_together(settings) as parts:
+                await parts.ask_upstreams()
                 await _serve(parts, parts.node, settings, sock)
         else:
             await _serve_together(settings, cluster, sock)
@@ -167,7 +168,7 @@ async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: so
     from exo.cluster.reach import reachable_at
 
     host = settings.http.host
-    peers, tls = _certified(host, cluster)
+    peers, tls = _certified(host, settings.http.port, cluster)
     with contextlib.closing(peers[0]) if peers else contextlib.nullcontext():
         url = f"https://{host}:{peers[0].getsockname()[1]}" if peers else None
         async with tied_together(settings, lambda: reachable_at(host), url) as parts:
@@ -184,6 +185,8 @@ async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: so
                 cluster, parts.node.state, lambda nodes: metrics.nodes.set(1 + len(nodes))
             )
             try:
+                # First of all: the others ask for a model at once.
+                await parts.ask_upstreams()
                 await membership.start()
                 parts.wait_for(settings.wait_for_peers, lambda: len(membership.peers))
                 leave = partial(_leave, parts.node, membership.announce)
@@ -194,13 +197,14 @@ async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: so
 
 
 def _certified(
-    host: str, cluster: ClusterSettings
+    host: str, port: int, cluster: ClusterSettings
 ) -> tuple[tuple[socket.socket, ssl.SSLContext] | None, ssl.SSLContext | None]:
     """In a cluster with certificates: the port for peers alone, and what this node shows to them."""
     if cluster.tls is None:
         return None, None
     files = (cluster.tls.ca, cluster.tls.certificate, cluster.tls.key)
-    return (listen(host, 0), server_context(*files)), client_context(*files)
+    # Beside the API's, so that a firewall can be told.
+    return (listen(host, port + 1), server_context(*files)), client_context(*files)
 
 
 async def _serve(
@@ -213,7 +217,6 @@ async def _serve(
     leave: Callable[[], None] = lambda: None,
 ) -> None:
     http = settings.http
-    await parts.ask_upstreams()
     for model in settings.preload:
         await parts.node.card(model)
     if why := parts.why_not_ready():
@@ -226,6 +229,10 @@ async def _serve(
     log.info("listening on http://%s:%d", http.host, http.port)
     log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.state().cards)) or "none")
     warn_if_open(http)
+    if http.key and served is not parts.node and secret is None and peers is None:
+        log.warning(
+            "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
+        )
     preloading = asyncio.create_task(parts.preload(settings.preload))
     leaving = asyncio.create_task(_then(stop, leave))
     try:

@@ -550,3 +550,9 @@ def test_any_error_is_decoded(status: int, body: bytes) -> None:
     error = decode_error(status, body)
     assert type(error) in errors.STATUS
     assert error.message
+
+
+def test_embeddings_that_failed_late_raise_what_failed() -> None:
+    body = b'   {"error": {"message": "no room", "type": "server_error", "param": null, "code": "not_ready"}}'
+    with pytest.raises(errors.NotReady, match="no room"):
+        openai.decode_embeddings_answer(body, 1)

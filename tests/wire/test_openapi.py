@@ -9,8 +9,11 @@ from openapi_spec_validator import validate
 
 from exo.chat import ChatRequest, Delta, Finished, Message, Reasoning, Sampling, Text, ToolCall, Usage
 from exo.errors import EngineFailed
-from exo.wire import ollama, openai, openapi
+from exo.nodes import Cluster, Device, Node
+from exo.routing import Route
+from exo.wire import cluster, ollama, openai, openapi
 from exo.wire.openai import encode_chat, encode_completion
+from tests.doubles import card
 
 DOCUMENT = json.loads(openapi.document("1.2.3"))
 
@@ -44,6 +47,10 @@ def test_every_route_is_there() -> None:
         "/v1/models",
         "/v1/models/{id}",
         "/v1/cluster",
+        "/v1/topology",
+        "/v1/route/explain",
+        "/v1/load",
+        "/v1/spread",
         "/healthcheck",
         "/ready",
         "/metrics",
@@ -88,6 +95,17 @@ REQUEST = ChatRequest(
     thinking=True,
 )
 WHO = ("i", 1, "m")
+ALONE = Cluster(
+    me=Node(
+        id="a",
+        url="",
+        version="0",
+        device=Device(name="a", cores=1, memory=1 << 30),
+        cards=(),
+        loaded=(),
+        waiting=0,
+    )
+)
 ANSWER: list[Delta] = [
     Reasoning("r"),
     Text("a"),
@@ -108,6 +126,9 @@ def last_event(data: bytes) -> bytes:
         ("EmbeddingsBody", b'{"model":"m","input":["a"]}'),
         ("ChatAnswer", openai.chat_answer(*WHO, [ANSWER])),
         ("ErrorAnswer", openai.error_answer(EngineFailed("x"))),
+        ("Topology", cluster.topology_answer(ALONE)),
+        ("RoutesAnswer", cluster.routes_answer("m", [Route(ALONE.me, card("m"), ("loaded",), 0.25)])),
+        ("SpreadBody", b'{"model":"m","nodes":2}'),
         ("OllamaChat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"keep_alive":"5m"}'),
         ("OllamaGenerate", b'{"model":"m","prompt":"x","format":"json","options":{"num_predict":-1}}'),
         ("OllamaEmbed", b'{"model":"m","input":["a"]}'),
@@ -130,6 +151,7 @@ def test_what_is_sent_conforms(name: str, data: bytes) -> None:
         ("ChatBody", b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":3}'),
         ("ChatBody", b'{"model":"m","messages":[{"role":"user","content":"x"}],"temprature":1}'),
         ("ChatAnswer", b"{}"),
+        ("SpreadBody", b'{"model":"m","nodes":0}'),
         ("OllamaChat", b'{"model":"m","options":{"temprature":1}}'),
         ("OllamaGenerate", b'{"model":"m","suffix":"x"}'),
         ("OllamaError", b'{"error":{"message":"x"}}'),

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import click
 
 from exo.cli import options
+from exo.cluster.certificates import tls_files
 from exo.cluster.settings import ClusterSettings, TlsFiles
 
 Discovery: TypeAlias = Literal["udp", "manual", "tailscale", "none"]
@@ -57,10 +58,9 @@ def settings(
 
 def certificates(folder: Path) -> TlsFiles | None:
     """The cluster's certificates, where this machine has joined one that has them."""
-    files = TlsFiles(ca=folder / "ca.pem", certificate=folder / "node.pem", key=folder / "node.key")
-    there = [path.exists() for path in (files.ca, files.certificate, files.key)]
-    if any(there) and not all(there):
-        raise click.UsageError(
-            f"{folder} lacks some of ca.pem, node.pem and node.key; run exo cluster join again"
-        )
-    return files if all(there) else None
+    files = tls_files(folder)
+    there = {path.name: path.exists() for path in (files.ca, files.certificate, files.key)}
+    if any(there.values()) and not all(there.values()):
+        lacks = " and ".join(name for name, exists in there.items() if not exists)
+        raise click.UsageError(f"{folder} lacks {lacks}; run exo cluster join again")
+    return files if all(there.values()) else None

@@ -49,9 +49,9 @@ def spread(model: str, nodes: int, url: str | None, as_json: bool) -> None:
 
 
 def table(cluster: Cluster) -> list[tuple[str, ...]]:
-    """Head and rows; what no node knows has no column."""
+    """Head and rows. Temperatures and the NPU have a column where a node knows them."""
     nodes = (cluster.me, *cluster.peers)
-    columns: list[tuple[str, list[str]]] = [
+    columns = [
         ("", ["*", *("" for _ in cluster.peers)]),
         ("NODE", [node.id + (" (shutting down)" if node.leaving else "") for node in nodes]),
         ("WHERE", [_where(node, cluster.me) for node in nodes]),
@@ -60,11 +60,12 @@ def table(cluster: Cluster) -> list[tuple[str, ...]]:
         ("LOADED", [_loaded(node) for node in nodes]),
         ("RUNNING", [str(sum(r.running for r in node.loaded)) for node in nodes]),
         ("WAITING", [str(_waiting(node)) for node in nodes]),
-        ("TEMPERATURE", [_shown(node.device.temperature, "{:.0f} °C") for node in nodes]),
-        ("NPU LOAD", [_shown(node.device.npu_load, "{:.0%}") for node in nodes]),
     ]
-    known = [(head, cells) for head, cells in columns if any(cell != "-" for cell in cells)]
-    return list(zip(*((head, *cells) for head, cells in known), strict=True))
+    if any(node.device.temperature is not None for node in nodes):
+        columns.append(("TEMPERATURE", [_shown(node.device.temperature, "{:.0f} °C") for node in nodes]))
+    if any(node.device.npu_load is not None for node in nodes):
+        columns.append(("NPU LOAD", [_shown(node.device.npu_load, "{:.0%}") for node in nodes]))
+    return list(zip(*((head, *cells) for head, cells in columns), strict=True))
 
 
 async def _spread(url: str | None, model: str, nodes: int) -> SpreadAnswer:

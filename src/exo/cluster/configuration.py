@@ -16,6 +16,8 @@ each further node that is silently lost delays the notice of the others by up to
 _LARGEST_MESSAGE = 1 << 30
 # Milliseconds within which a silently cut node is gone. It has to be the same on every node.
 _LEASE = 2000
+# Milliseconds that making a link may take. Closing a session waits for links that are being made.
+_OPENING = 4000
 
 
 def session(settings: ClusterSettings, place: Place, addresses: Iterable[str]) -> Mapping[str, object]:
@@ -58,6 +60,7 @@ def _both(settings: ClusterSettings, addresses: Iterable[str]) -> dict[str, obje
         # Nodes with certificates and nodes without are none of each other's business.
         "transport/link/protocols": [protocol(settings)],
         "transport/link/tx/lease": _LEASE,
+        "transport/unicast/open_timeout": _OPENING,
         "transport/link/rx/max_message_size": _LARGEST_MESSAGE,
         "transport/shared_memory/enabled": False,
     }

@@ -44,12 +44,12 @@ _TOLD = 256
 
 
 class _Acquaintance(msgspec.Struct):
-    """A node that is to be connected to while the session is open: its Zenoh id once it has answered, and
-    when it is tried again."""
+    """A node that is to be connected to while the session is open: its Zenoh id once it has answered, how
+    often it was tried since it was last connected, and when it is tried again."""
 
     zid: str | None = None
+    tried: int = 0
     again: float = 0.0
-    pause: float = _RETRY
 
 
 def _ignore(peers: Sequence[Node]) -> None:
@@ -139,21 +139,29 @@ class Membership:
             await self._shut()
             self._known, self._addresses = self._wanted, addresses()
             self._incarnation, self._sequence = secrets.token_hex(8), 0
-            self._place = self._find_place()
             self._view.begin(self._incarnation)
-            opening = asyncio.ensure_future(
-                asyncio.to_thread(self._join, self._place, asyncio.get_running_loop())
-            )
-            try:
-                self._session = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                # A thread cannot be cancelled: the session it makes is kept, for `close` to find.
-                with contextlib.suppress(NotReady):
-                    self._session = await opening
-                raise
+            self._place = self._find_place()
+            while self._session is None:
+                try:
+                    await self._join(self._place)
+                except NotReady:
+                    before, self._place = self._place, self._find_place()
+                    if before == self._place:
+                        raise
+                    # The port was free, and then somebody else was faster.
         self.announce()
 
-    def _join(self, place: Place, loop: asyncio.AbstractEventLoop) -> Session:
+    async def _join(self, place: Place) -> None:
+        joining = asyncio.ensure_future(asyncio.to_thread(self._joined, place, asyncio.get_running_loop()))
+        try:
+            self._session = await asyncio.shield(joining)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: the session it makes is kept, for `close` to find.
+            with contextlib.suppress(NotReady):
+                self._session = await joining
+            raise
+
+    def _joined(self, place: Place, loop: asyncio.AbstractEventLoop) -> Session:
         """In a thread."""
         session = Session(self._settings, place, self._known, loop, self._on_state, self._on_token)
         try:
@@ -180,8 +188,10 @@ class Membership:
 
     def _find_place(self) -> Place:
         wanted, before = self._settings.port, self.port
-        found = place(wanted, self._addresses, udp=configuration.protocol(self._settings) == "quic")
-        if wanted not in (0, found.port) and wanted == before:
+        udp = configuration.protocol(self._settings) == "quic"
+        # Those who connect to this node by its address find it where it was, if it cannot be as it should.
+        found = place(dict.fromkeys((wanted or before, before, 0)), self._addresses, udp=udp)
+        if wanted not in (0, found.port) and found.port != before:
             log.warning("port %d is taken: this node is at port %d of its cluster", wanted, found.port)
         return found
 
@@ -289,12 +299,12 @@ class Membership:
     async def _meet(self, address: str, acquaintance: _Acquaintance) -> None:
         session = self._session
         if session is None or acquaintance.zid in session.connected:
-            acquaintance.pause = _RETRY
+            acquaintance.tried = 0
             return
         if self._now() < acquaintance.again:
             return
-        acquaintance.again = self._now() + acquaintance.pause
-        acquaintance.pause = min(2 * acquaintance.pause, _MOST_RETRY)
+        acquaintance.again = self._now() + min(_RETRY * 2**acquaintance.tried, _MOST_RETRY)
+        acquaintance.tried = min(acquaintance.tried + 1, 16)
         acquaintance.zid = await asyncio.to_thread(session.introduce, address)
         if acquaintance.zid is not None and acquaintance.zid not in session.connected:
             await self._reopen(f"the node at {address} can be reached in no other way")

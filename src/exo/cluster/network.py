@@ -44,29 +44,32 @@ def addresses() -> frozenset[Address]:
     )
 
 
-def place(port: int, addresses: Iterable[Address], *, udp: bool) -> Place:
-    """Where to listen: these addresses and this machine's own, at `port` or, where that is taken, at a free
-    one. An address that is not ready (IPv6 looks for duplicates first) is left out. Raises `NotReady`."""
+def place(ports: Iterable[int], addresses: Iterable[Address], *, udp: bool) -> Place:
+    """Where to listen: these addresses and this machine's own, at the first of `ports` that nobody has. 0 is
+    any. An address that is not ready (IPv6 looks for duplicates first) is left out. Raises `NotReady`."""
     wanted = (_LOOPBACK, *sorted(addresses, key=lambda each: (each.version, each)))
     failure: OSError | None = None
-    for _ in range(_ATTEMPTS):
+    for port in ports:
+        # What is free at the first address may be taken at the next one.
+        for _ in range(_ATTEMPTS if port == 0 else 1):
+            try:
+                return _listenable(port, wanted, udp=udp)
+            except OSError as error:
+                failure = error
+    reason = failure.strerror if failure is not None else "none is given"
+    raise NotReady(f"no port can be listened on for the cluster: {reason}") from failure
+
+
+def _listenable(port: int, addresses: Iterable[Address], *, udp: bool) -> Place:
+    usable: list[Address] = []
+    for each in addresses:
         try:
-            usable: list[Address] = []
-            for each in wanted:
-                try:
-                    port = _bound(each, port, udp=udp)
-                    usable.append(each)
-                except OSError as error:
-                    if error.errno != errno.EADDRNOTAVAIL:
-                        raise
-            return Place(tuple(usable), port)
+            port = _bound(each, port, udp=udp)
+            usable.append(each)
         except OSError as error:
-            failure = error
-            if error.errno != errno.EADDRINUSE:
-                break
-            port = 0
-    reason = failure.strerror if failure is not None else "no address"
-    raise NotReady(f"the cluster's port {port} cannot be listened on: {reason}") from failure
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+    return Place(tuple(usable), port)
 
 
 def _bound(address: Address, port: int, *, udp: bool) -> int:

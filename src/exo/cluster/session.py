@@ -59,23 +59,24 @@ class Session:
         except zenoh.ZError as error:
             raise NotReady(f"the cluster cannot be joined on port {place.port}: {error}") from error
         # Kept: what is declared ends with the object that stands for it.
-        self._declared: list[object] = [
+        self._declared = (
             self._session.declare_subscriber(
                 f"{self._root}/state/*",
-                lambda sample: loop.call_soon_threadsafe(self._state, sample),
+                lambda sample: loop.call_soon_threadsafe(self._state_came, sample),
                 allowed_origin=zenoh.Locality.REMOTE,
             ),
             self._session.liveliness().declare_subscriber(
                 f"{self._root}/alive/*/*",
-                lambda sample: loop.call_soon_threadsafe(self._token, sample),
+                lambda sample: loop.call_soon_threadsafe(self._token_came, sample),
                 history=True,
             ),
-        ]
+        )
+        self._token: Any = None
 
     def appear(self, id: str, incarnation: str) -> None:
         """The token: the others see this node, and when it is gone."""
-        token = self._session.liveliness().declare_token(f"{self._root}/alive/{_chunk(id)}/{incarnation}")
-        self._declared.append(token)
+        key = f"{self._root}/alive/{_chunk(id)}/{incarnation}"
+        self._token = self._session.liveliness().declare_token(key)
 
     def publish(self, id: str, state: bytes) -> None:
         """To whoever is connected now. Does not block: where a link is full, the state is dropped."""
@@ -109,24 +110,27 @@ class Session:
             return None
         try:
             deadline = time.monotonic() + _INTRODUCTION
-            while True:
-                found = _connected(between) - {str(self._session.zid())}
-                if found & self.connected or time.monotonic() > deadline:
-                    return min(found, default=None)
+            found: set[str] = set()
+            while not (self._closed or found & self.connected or time.monotonic() > deadline):
                 time.sleep(0.05)
+                found = _connected(between) - {str(self._session.zid())}
+            return min(found, default=None)
         finally:
             between.close()
 
     def close(self) -> None:
-        """Blocks. The others see it at once; nothing is handed over any more."""
+        """The others see it at once, and nothing is handed over any more. Blocks for as long as links are
+        being made to where nobody answers: `_OPENING` in configuration.py."""
         self._closed = True
+        if self._token is not None:
+            self._token.undeclare()
         self._session.close()
 
-    def _state(self, sample: "zenoh.Sample") -> None:
+    def _state_came(self, sample: "zenoh.Sample") -> None:
         if not self._closed:
             self._on_state(unquote(str(sample.key_expr).rpartition("/")[2]), sample.payload.to_bytes())
 
-    def _token(self, sample: "zenoh.Sample") -> None:
+    def _token_came(self, sample: "zenoh.Sample") -> None:
         if not self._closed:
             id, incarnation = (unquote(part) for part in str(sample.key_expr).split("/")[-2:])
             self._on_token(id, incarnation, sample.kind != _zenoh().SampleKind.DELETE)

@@ -7,8 +7,9 @@ import msgspec
 from aiohttp import web
 
 from exo.chat import ChatRequest
-from exo.http.app import RECORD, body_of, json_answer
+from exo.http.app import RECORD, body_of, hop_of, json_answer
 from exo.http.desk import DESK
+from exo.http.patience import answer_patiently
 from exo.http.replies import embed, resolved, say_route, stream_answers, whole_answers
 from exo.wire import openai
 
@@ -56,8 +57,12 @@ async def completions(http: web.Request) -> web.StreamResponse:
 
 async def embeddings(http: web.Request) -> web.StreamResponse:
     call = openai.decode_embeddings(await body_of(http), id=http[RECORD].id)
-    vectors = await embed(http, call.request)
-    return json_answer(openai.embeddings_answer(call, call.request.model, vectors))
+
+    async def answer() -> bytes:
+        return openai.embeddings_answer(call, call.request.model, await embed(http, call.request))
+
+    # A model that has to be loaded first takes long, and a node that waits for this one wants to hear of it.
+    return await answer_patiently(http, answer()) if hop_of(http) else json_answer(await answer())
 
 
 async def models(http: web.Request) -> web.StreamResponse:

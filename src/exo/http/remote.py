@@ -139,11 +139,14 @@ class Remote:
         except aiohttp.ClientConnectorError as error:
             raise NotReady(f"cannot reach {self._name}: {_reason(error)}") from error
         except aiohttp.ConnectionTimeoutError as error:
-            raise NotReady(f"cannot reach {self._name}: nothing answers within {self._connect:g} s") from error
+            raise NotReady(
+                f"cannot reach {self._name}: nothing answers within {self._connect:g} s"
+            ) from error
         except TimeoutError as error:
             raise Timeout(f"{self._name} was silent for {self._silence:g} s") from error
         except aiohttp.ClientError as error:
-            raise EngineFailed(f"{self._name} broke off: {error}") from error
+            # Without its traceback in the log: the cause is on the other machine.
+            raise EngineFailed(f"{self._name} broke off: {error}") from None
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

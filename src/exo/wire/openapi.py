@@ -6,6 +6,7 @@ import msgspec
 
 from exo.errors import STATUS
 from exo.nodes import Cluster
+from exo.wire import cluster as clusters
 from exo.wire.ollama import answer_types as ollama_answers
 from exo.wire.ollama import request_types as ollama_requests
 from exo.wire.openai import answer_types as answers
@@ -20,6 +21,10 @@ _ANSWERS = (
     answers.ModelAnswer,
     answers.ErrorAnswer,
     Cluster,
+    clusters.Topology,
+    clusters.RoutesAnswer,
+    clusters.LoadAnswer,
+    clusters.SpreadAnswer,
     ollama_answers.OllamaChatAnswer,
     ollama_answers.OllamaGenerateAnswer,
     ollama_answers.OllamaEmbedAnswer,
@@ -35,6 +40,8 @@ _REQUESTS = (
     requests.ChatBody,
     requests.CompletionBody,
     requests.EmbeddingsBody,
+    clusters.LoadBody,
+    clusters.SpreadBody,
     ollama_requests.OllamaChat,
     ollama_requests.OllamaGenerate,
     ollama_requests.OllamaEmbed,
@@ -49,6 +56,9 @@ _READING = (401, 403, 405)
 _ASKING = tuple(sorted({*STATUS.values()}))
 
 _Json = dict[str, Any]
+
+_TEXT: _Json = {"type": "string"}
+_COUNT: _Json = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 
 
 def document(version: str) -> bytes:
@@ -67,7 +77,7 @@ def document(version: str) -> bytes:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "security": [{}, {"key": []}],
-                "paths": _paths() | _ollama_paths(),
+                "paths": _paths() | _cluster_paths() | _ollama_paths(),
                 "components": {
                     "schemas": schemas,
                     "securitySchemes": {
@@ -111,10 +121,34 @@ def _paths() -> _Json:
             "get": _reading("model", "One model", answers.ModelAnswer, 404),
             "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
         },
-        "/v1/cluster": {"get": _reading("cluster", "The nodes as this one sees them", Cluster)},
         "/healthcheck": {"get": _probe("alive", "Whether the process is alive", "It is.")},
         "/ready": {"get": _probe("ready", "Whether it can serve", "It can.", 503)},
         "/metrics": {"get": _probe("metrics", "Figures for Prometheus", "The figures.", content=_text())},
+    }
+
+
+def _cluster_paths() -> _Json:
+    explain = _reading("explain", "Where a request would go, and why", clusters.RoutesAnswer, *_ASKING)
+    explain["parameters"] = [
+        {"name": "model", "in": "query", "description": "Without it, the default model.", "schema": _TEXT},
+        {"name": "prompt_tokens", "in": "query", "schema": _COUNT},
+        {"name": "max_tokens", "in": "query", "schema": _COUNT},
+    ]
+    load = _asking("load", "Bring a model into memory here", clusters.LoadBody, _late(clusters.LoadAnswer))
+    spread = _asking(
+        "spread",
+        "Have a model in memory on several nodes",
+        clusters.SpreadBody,
+        _late(clusters.SpreadAnswer),
+    )
+    return {
+        "/v1/cluster": {"get": _reading("cluster", "The nodes as this one sees them", Cluster, 400)},
+        "/v1/topology": {
+            "get": _reading("topology", "The nodes as the first exo had them", clusters.Topology, 400)
+        },
+        "/v1/route/explain": {"get": explain},
+        "/v1/load": {"post": load},
+        "/v1/spread": {"post": spread},
     }
 
 
@@ -187,7 +221,7 @@ def _reading(name: str, summary: str, answer: type, *errors: int, error: type = 
         "operationId": name,
         "summary": summary,
         "responses": {"200": {"description": summary + ".", "content": _json(answer)}}
-        | _errors(*sorted((*_READING, *errors)), body=error),
+        | _errors(*sorted({*_READING, *errors}), body=error),
     }
 
 
@@ -213,6 +247,11 @@ def _why(status: int) -> str:
 
 def _json(kind: type) -> _Json:
     return {"application/json": {"schema": _ref(kind)}}
+
+
+def _late(kind: type) -> _Json:
+    """An answer that the status 200 may go ahead of, before its failure is known."""
+    return {"application/json": {"schema": {"anyOf": [_ref(kind), _ref(answers.ErrorAnswer)]}}}
 
 
 def _text() -> _Json:

@@ -16,6 +16,7 @@ from exo.cards import Format, ModelCard
 from exo.chat import ChatRequest, Embeddings, EmbedRequest, Message, Tool
 from exo.errors import EngineFailed
 from exo.wire.openai import request_types as types
+from exo.wire.openai.errors import decode_error_event
 
 _encode = msgspec.json.Encoder().encode
 
@@ -130,8 +131,9 @@ class _Read(msgspec.Struct):
 
 
 class _Vectors(msgspec.Struct):
-    data: list[_Vector]
+    data: list[_Vector] | None = None
     usage: _Read | None = None
+    error: Any = None
 
 
 def encode_embeddings(request: EmbedRequest) -> bytes:
@@ -142,10 +144,15 @@ def encode_embeddings(request: EmbedRequest) -> bytes:
 def decode_embeddings_answer(body: bytes, texts: int) -> Embeddings:
     """The vectors of so many texts, made as long as 1 where the server has not done so.
 
-    Raises `EngineFailed` where there is not one for each text, or no vector that can be read.
+    Raises what the server failed with after its answer had begun, and `EngineFailed` where there is not one
+    for each text, or no vector that can be read.
     """
     try:
         said = msgspec.json.decode(body, type=_Vectors)
+        if said.error is not None:
+            raise decode_error_event(said.error)
+        if said.data is None:
+            raise ValueError("there is no data")
         vectors = {each.index: _unit(_numbers(each.embedding)) for each in said.data}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, struct.error) as error:
         raise EngineFailed(f"the server sent embeddings that cannot be read: {error}") from None
