@@ -17,6 +17,10 @@ NAMES = (
     "npu_clients",
     "npu_process",
     "npu_pace",
+    "cluster",
+    "cluster_forwarding",
+    "cluster_killed",
+    "cluster_boards",
 )
 
 _HEAD = """\

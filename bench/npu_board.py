@@ -50,29 +50,29 @@ class Board:
 
     def server(self, release: str = RELEASE, **standin: str) -> NodeProcess:
         """The NPU server over the runtime of `release`, which is told `standin` by its environment."""
-        models = self._model(release).parents[1]
+        models = self.model_file(release).parents[1]
         return NodeProcess(
             "--target_platform",
             "rk3588",
             "--models",
             str(models),
             program="rkllama.main",
-            environment={"RKLLM_LIB_PATH": str(self._library(release)), **standin},
+            environment={"RKLLM_LIB_PATH": str(self.library(release)), **standin},
         )
 
     def direct(self, release: str = RELEASE, **standin: str) -> DirectRuntime:
         """The same without a server."""
-        return DirectRuntime(self._library(release), self._model(release), standin)
+        return DirectRuntime(self.library(release), self.model_file(release), standin)
 
     def prompt(self, question: str) -> str:
         """What the server makes of `ask`'s conversation."""
         request = ChatRequest(model=MODEL, messages=(Message("user", question),), thinking=False)
         return self._template.render(request)[0]
 
-    def _library(self, release: str) -> Path:
+    def library(self, release: str) -> Path:
         return self._folder / "runtime" / release / "librkllmrt.so"
 
-    def _model(self, release: str) -> Path:
+    def model_file(self, release: str) -> Path:
         file = self._folder / "models" / release / MODEL / f"{MODEL}.rkllm"
         if not file.exists():
             file.parent.mkdir(parents=True)

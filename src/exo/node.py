@@ -127,6 +127,10 @@ class LocalNode:
         with self._counted(card.id, behind):
             return await behind.embed(msgspec.structs.replace(request, model=card.id))
 
+    def has(self, model: str) -> bool:
+        """Whether the model is known here, without a look at the disk."""
+        return any(card.id == model for card in self._known())
+
     async def card(self, model: str, via: str = "") -> ModelCard:
         """The model that a request means; "" is the default one. Raises `ModelNotFound`, after a second
         look at what there is, and what an upstream says of a model that it keeps from us."""

@@ -36,8 +36,10 @@ def settings(
     """
     if manual_file and discovery not in (None, "manual"):
         raise click.UsageError(f"--discovery-config-path is for --discovery-module manual, not {discovery}")
-    if discovery == "manual" and not (manual_file or peers):
-        raise click.UsageError("--discovery-module manual needs --discovery-config-path or --peer")
+    if discovery == "manual" and not manual_file:
+        raise click.UsageError(
+            "--discovery-module manual needs --discovery-config-path; with --peer alone it is none"
+        )
     if host in _LOOPBACK and (discovery not in (None, "none") or peers or manual_file):
         raise click.UsageError(
             f"nodes elsewhere cannot reach --host {host}; leave it out to be one of a cluster"

@@ -3,6 +3,7 @@
 The keys are those of `DEFAULT_CONFIG.json5` in eclipse-zenoh/zenoh.
 """
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 from exo.cluster.network import Place
@@ -14,28 +15,54 @@ each further node that is silently lost delays the notice of the others by up to
 
 # Hidden states of a long prompt have to fit into one message.
 _LARGEST_MESSAGE = 1 << 30
+# Zenoh ids of nodes, reversed, are below the first, which leaves room for 2³² newcomers in turn.
+_OURS, _STEP = 1 << 96, 1 << 64
 # Milliseconds within which a silently cut node is gone. It has to be the same on every node.
 _LEASE = 2000
 # Milliseconds that making a link may take. Closing a session waits for links that are being made.
 _OPENING = 4000
 
 
-def session(settings: ClusterSettings, place: Place, addresses: Iterable[str]) -> Mapping[str, object]:
-    """Of the session that is this node's part in its cluster: listens at `place`, connects to `addresses`.
-
-    Interfaces are named by their addresses, and listened on one by one, as Zenoh looks at them once in a
-    process' life: with "auto" and "[::]" it neither finds nor tells of addresses that came later.
-    """
+def session(
+    settings: ClusterSettings, place: Place, addresses: Iterable[str], zid: int
+) -> Mapping[str, object]:
+    """Of the session that is this node's part in its cluster: listens at `place`, connects to `addresses`."""
     # One of two nodes connects, not both to each other: see eclipse-zenoh/zenoh#2806.
     one = {"peer": {"to_router": "always", "to_peer": "greater-zid"}}
     return {
         **_both(settings, addresses),
+        **scouting(place, enabled=settings.discovery == "udp"),
+        "id": f"{zid:x}",
         "listen/endpoints": [f"{protocol(settings)}/{each}" for each in place.endpoints],
-        "scouting/multicast/enabled": settings.discovery == "udp",
-        "scouting/multicast/interface": ",".join(str(each) for each in place.addresses if each.version == 4),
         "scouting/multicast/autoconnect_strategy": one,
         "scouting/gossip/autoconnect_strategy": one,
     }
+
+
+def scouting(place: Place, *, enabled: bool = True) -> Mapping[str, object]:
+    """Of looking for others by multicast.
+
+    Interfaces are named by their addresses (and listened on one by one), as Zenoh looks at them once in a
+    process' life: with "auto" (and "[::]") it neither finds nor tells of addresses that came later.
+    """
+    interfaces = (str(each) for each in place.addresses if each.version == 4)
+    return {"scouting/multicast/enabled": enabled, "scouting/multicast/interface": ",".join(interfaces)}
+
+
+def newcomer(others: Iterable[int]) -> int:
+    """A Zenoh id that comes after those of the nodes that are there, and random enough to be nobody else's.
+
+    Of two nodes the one whose id comes after the other's connects, once it has heard of the other. A newcomer
+    asks who is there, and hears at once; the others ask ever more rarely, every 8 s in the end. So it has to
+    be the newcomer that connects. Ids of other programs are random, 128 bits, and left out of the count.
+    """
+    ranks = (rank for rank in map(_reversed, others) if rank < _OURS)
+    return _reversed(max(ranks, default=_STEP) + 1 + secrets.randbelow(_STEP))
+
+
+def _reversed(id: int) -> int:
+    """Zenoh compares ids from their last byte on. Its own inverse."""
+    return int.from_bytes(id.to_bytes(16, "little"), "big")
 
 
 def introduction(settings: ClusterSettings, addresses: Iterable[str]) -> Mapping[str, object]:

@@ -86,6 +86,12 @@ class ClusterNode:
 
     async def card(self, model: str, via: str = "") -> ModelCard:
         """The model that a request means: this node's, else a peer's, unless a peer asks."""
+        # A peer's model is no reason to look at the disk again.
+        if not via and model and not self._here.has(model):
+            for peer in self._peers():
+                for card in peer.cards:
+                    if card.id == model:
+                        return card
         try:
             return await self._here.card(model, via)
         except (ModelNotFound, NotReady) as absent:

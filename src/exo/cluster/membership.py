@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # Seconds between two states, and at least between any two that are asked for.
 _PERIOD, _PAUSE = 1.0, 0.1
 # Seconds between two looks at what only time brings: states grow old, two processes have one id.
-_TICK = 0.25
+_TICK = 0.5
 # Seconds between two looks at this machine's addresses, and at who does not hear this node.
 _LOOK = 2.0
 # Seconds after which a session that could not be opened, or a node that did not answer, is tried again. For
@@ -213,9 +213,9 @@ class Membership:
         except ExoError as error:
             self._refuse(sender, error)
             return
-        heard = self._view.hears(self._now())
+        known = self._view.is_heard(sender, self._now())
         if self._view.heard(state, self._now()):
-            if state.node.id not in heard:
+            if not known:
                 self.announce()  # that it is heard
             self._tell()
 

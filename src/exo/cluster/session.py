@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Seconds in which the nodes that are there answer a newcomer.
+_SCOUTING = 0.2
 # Seconds that two nodes which are introduced get to make a link.
 _INTRODUCTION = 2.0
 
@@ -53,24 +55,23 @@ class Session:
         self._on_state, self._on_token = on_state, on_token
         self._root = f"exo/{_chunk(settings.name)}"
         self._closed = False
-        values = configuration.session(settings, place, addresses)
         try:
+            zid = configuration.newcomer(_there(place) if settings.discovery == "udp" else ())
+            values = configuration.session(settings, place, addresses, zid)
             self._session = zenoh.open(_config(values))
         except zenoh.ZError as error:
             raise NotReady(f"the cluster cannot be joined on port {place.port}: {error}") from error
-        # Kept: what is declared ends with the object that stands for it.
-        self._declared = (
-            self._session.declare_subscriber(
-                f"{self._root}/state/*",
-                lambda sample: loop.call_soon_threadsafe(self._state_came, sample),
-                allowed_origin=zenoh.Locality.REMOTE,
-            ),
-            self._session.liveliness().declare_subscriber(
-                f"{self._root}/alive/*/*",
-                lambda sample: loop.call_soon_threadsafe(self._token_came, sample),
-                history=True,
-            ),
+        self._session.declare_subscriber(
+            f"{self._root}/state/*",
+            lambda sample: loop.call_soon_threadsafe(self._state_came, sample),
+            allowed_origin=zenoh.Locality.REMOTE,
         )
+        self._session.liveliness().declare_subscriber(
+            f"{self._root}/alive/*/*",
+            lambda sample: loop.call_soon_threadsafe(self._token_came, sample),
+            history=True,
+        )
+        # Kept: a token ends with the object that stands for it, as a subscriber with a callback does not.
         self._token: Any = None
 
     def appear(self, id: str, incarnation: str) -> None:
@@ -149,6 +150,19 @@ def _config(values: Mapping[str, object]) -> "zenoh.Config":
     for key, value in values.items():
         config.insert_json5(key, json.dumps(value))
     return config
+
+
+def _there(place: Place) -> list[int]:
+    """The Zenoh ids of those who answer a multicast."""
+    found: list[int] = []
+    scout = _zenoh().scout(
+        lambda hello: found.append(int(str(hello.zid), 16)),
+        what="peer",
+        config=_config(configuration.scouting(place)),
+    )
+    time.sleep(_SCOUTING)
+    scout.stop()
+    return found
 
 
 def _connected(session: "zenoh.Session") -> set[str]:

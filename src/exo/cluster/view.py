@@ -10,7 +10,7 @@ With `proof` (states are signed) a node must also say that it hears this one, by
 this process. A state recorded in an earlier life of this process cannot say that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import msgspec
 
@@ -98,12 +98,16 @@ class View:
 
     def peers(self, now: float) -> tuple[Node, ...]:
         """The nodes that are there, without this one, in order of their ids."""
-        found = [state for state in self._present(now).values() if self._proven(state)]
-        return tuple(state.node for state in sorted(found, key=lambda state: state.node.id))
+        found = (state.node for state in self._present(now) if self._proven(state))
+        return tuple(sorted(found, key=lambda node: node.id))
 
     def hears(self, now: float) -> dict[str, str]:
         """Whose states are here: what this node's own state says of it."""
-        return {id: state.incarnation for id, state in self._present(now).items()}
+        return {state.node.id: state.incarnation for state in self._present(now)}
+
+    def is_heard(self, id: str, now: float) -> bool:
+        """Whether a node is among those that `hears` gives."""
+        return self._state(id, now) is not None
 
     def forget(self, now: float) -> None:
         """Drops what can be of no use any more."""
@@ -136,8 +140,8 @@ class View:
     def deaf(self, now: float) -> str | None:
         """A node that is heard but has not said for `PATIENCE` that it hears this one, where there is one.
         After each time it is told, the patience with that node doubles until it hears this one."""
-        for id, state in self._present(now).items():
-            doubt = self._doubts.get(id)
+        for state in self._present(now):
+            id, doubt = state.node.id, self._doubts.get(state.node.id)
             if doubt is None or doubt.since is None or self._me in state.hears:
                 continue
             if now - doubt.since >= doubt.patience:
@@ -154,16 +158,14 @@ class View:
     def _life(self, id: str, incarnation: str) -> _Life:
         return self._lives.setdefault(id, {}).setdefault(incarnation, _Life())
 
-    def _present(self, now: float) -> Mapping[str, State]:
-        """By node id. Of several processes with one id, it is the same one on every node."""
-        present: dict[str, State] = {}
-        for id, lives in self._lives.items():
-            alive = [name for name, life in lives.items() if life.token and life.fresh(now)]
-            if alive and id != self._me:
-                state = lives[min(alive)].state
-                assert state is not None
-                present[id] = state
-        return present
+    def _state(self, id: str, now: float) -> State | None:
+        """What a node says, if it is there. Of processes with the same id, every node sees the same one."""
+        lives = self._lives.get(id, {})
+        alive = [name for name, life in lives.items() if life.token and life.fresh(now)]
+        return lives[min(alive)].state if alive and id != self._me else None
+
+    def _present(self, now: float) -> Iterator[State]:
+        return (state for id in self._lives if (state := self._state(id, now)) is not None)
 
     def _proven(self, state: State) -> bool:
         return not self._proof or state.hears.get(self._me) in self._mine
