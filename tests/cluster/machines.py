@@ -89,7 +89,10 @@ class Exo(_There):
     def sees(self, *others: "Exo") -> None:
         """Waits until it lists just these nodes besides itself."""
         wanted = sorted({self.id, *(other.id for other in others)})
-        eventually(lambda: self.ids() == wanted)
+        try:
+            eventually(lambda: self.ids() == wanted)
+        except AssertionError:
+            raise AssertionError(f"{self.id} lists {self.ids()}, not {wanted}:\n{self.log}") from None
 
     def sees_all_idle(self) -> None:
         """Waits until it knows that nothing runs or waits anywhere: what it knows is up to a second old."""
