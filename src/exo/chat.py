@@ -65,6 +65,17 @@ class Sampling(msgspec.Struct, frozen=True):
     max_tokens: int | None = None
 
 
+def filled(own: Sampling, base: Sampling) -> Sampling:
+    """`own`, and what it leaves open from `base`."""
+    return msgspec.structs.replace(base, **named(own))
+
+
+def named(sampling: Sampling) -> dict[str, Any]:
+    """What it says, by field, without what it leaves open."""
+    fields = msgspec.structs.asdict(sampling)
+    return {name: value for name, value in fields.items() if value not in (None, {})}
+
+
 class SoFar(msgspec.Struct, frozen=True):
     """What of an answer has been said already, on a node that could not finish it, say: it is gone on with
     and not said again."""

@@ -11,7 +11,7 @@ import msgspec
 
 from exo import devices, routing
 from exo.cards import ModelCard, Progress, Recipe
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message, filled
 from exo.engine import Embedder, Responder
 from exo.errors import BadRequest, ExoError, ModelNotFound
 from exo.nodes import Cluster, Device, Node, Residence
@@ -293,13 +293,11 @@ class LocalNode:
 def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatRequest:
     """Fills in what the request leaves open, from the model's card and then the node's defaults, and caps its
     answer's length."""
-    given = request.sampling
     ours = msgspec.structs.replace(
         card.sampling,
         temperature=defaults.temperature if card.sampling.temperature is None else card.sampling.temperature,
     )
-    named = {name: value for name, value in msgspec.structs.asdict(given).items() if value not in (None, {})}
-    sampling = msgspec.structs.replace(ours, **named)
+    sampling = filled(request.sampling, ours)
     if defaults.max_tokens is not None:
         limit = min(sampling.max_tokens or defaults.max_tokens, defaults.max_tokens)
         sampling = msgspec.structs.replace(sampling, max_tokens=limit)

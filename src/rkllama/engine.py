@@ -19,7 +19,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -36,6 +35,8 @@ from exo.chat import (
     Timings,
     TokenLogprob,
     Usage,
+    filled,
+    named,
 )
 from exo.engine import LoadedModel
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
@@ -224,7 +225,7 @@ class RkllmModel:
             return Stepwise(
                 prompt=prompt,
                 vocabulary=folder,
-                sampling=_over(self._loaded_with, wanted),
+                sampling=filled(wanted, self._loaded_with),
                 form=form,
                 logprobs=request.logprobs,
             )
@@ -252,7 +253,7 @@ class RkllmModel:
                 return name
         if self._process.samples_per_run:
             return None
-        for name, value in _named(RUNTIME_DEFAULTS).items():
+        for name, value in named(RUNTIME_DEFAULTS).items():
             asked = getattr(wanted, name)
             if asked is not None and asked != getattr(self._loaded_with, name, value):
                 return name
@@ -347,17 +348,5 @@ def to_begin(prompt_bytes: int, prefill_speed: float) -> float:
 
 def _runs_with(sampling: Sampling) -> Sampling:
     """What the runtime is loaded with for a card's sampling: all named, and nothing beyond the runtime."""
-    own = {name: value for name, value in _named(sampling).items() if name in _named(RUNTIME_DEFAULTS)}
+    own = {name: value for name, value in named(sampling).items() if name in named(RUNTIME_DEFAULTS)}
     return msgspec.structs.replace(RUNTIME_DEFAULTS, **own)
-
-
-def _over(base: Sampling, own: Sampling) -> Sampling:
-    """`own`, and what it leaves open from `base`."""
-    return msgspec.structs.replace(base, **_named(own))
-
-
-def _named(sampling: Sampling) -> dict[str, Any]:
-    """What it says, without what it leaves open."""
-    return {
-        name: value for name, value in msgspec.structs.asdict(sampling).items() if value not in (None, {})
-    }

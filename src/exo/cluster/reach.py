@@ -1,21 +1,17 @@
 """At which of a machine's addresses its node is reached over HTTP."""
 
-import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
+
+from exo.cluster.network import addresses
 
 
 def reachable_at(host: str) -> tuple[str, ...]:
     """This machine's addresses at which others may reach a server that listens on `host`, IPv4 first."""
     if host not in ("0.0.0.0", "::"):
         return (host,)
-    import psutil
-
-    families = (socket.AF_INET,) if host == "0.0.0.0" else (socket.AF_INET, socket.AF_INET6)
-    every = (each for interface in psutil.net_if_addrs().values() for each in interface)
-    texts = {each.address for each in every if each.family in families}
-    found = [ip_address(text) for text in texts if "%" not in text]
-    usable = [each for each in found if not (each.is_loopback or each.is_link_local)]
+    own = [each for each in addresses() if host == "::" or each.version == 4]
+    usable = [each for each in own if not each.is_link_local]
     return tuple(map(str, sorted(usable, key=lambda each: (each.version, int(each)))))
 
 

@@ -9,12 +9,8 @@ from aiohttp import web
 from exo.errors import ExoError
 from exo.http.app import RECORD, json_answer
 from exo.http.desk import DESK
-from exo.http.headers import HOP_HEADER
-from exo.http.replies import unless_abandoned
+from exo.http.replies import keepalive, unless_abandoned
 from exo.wire import openai
-
-# A node that waits for another one wants to know within two seconds that it is gone.
-_HOP_KEEPALIVE = 0.5
 
 
 async def answer_patiently(http: web.Request, work: Coroutine[Any, Any, bytes]) -> web.StreamResponse:
@@ -24,9 +20,7 @@ async def answer_patiently(http: web.Request, work: Coroutine[Any, Any, bytes]) 
     failure after the first of them comes with the status 200, and is told by its key "error". A shutdown
     that cannot wait ends the work, and so does a client that leaves.
     """
-    seconds = http.app[DESK].settings.keepalive
-    if HOP_HEADER in http.headers:
-        seconds = min(seconds, _HOP_KEEPALIVE)
+    seconds = keepalive(http)
     task = asyncio.ensure_future(unless_abandoned(http.app[DESK], work))
     try:
         done, _ = await asyncio.wait([task], timeout=seconds)

@@ -52,7 +52,7 @@ async def stream_answers(
     http: web.Request, requests: Sequence[ChatRequest], n: int, stream: Stream
 ) -> web.StreamResponse:
     """Writes deltas as they come. A failure before the first one is still an HTTP status of its own."""
-    seconds = _keepalive(http) if stream.keepalive else None
+    seconds = keepalive(http) if stream.keepalive else None
     response = web.StreamResponse(headers=stream.headers)
     async with _under_way(http, requests) as answers:
         batch = await answers.take(seconds)
@@ -74,8 +74,9 @@ async def stream_answers(
     return response
 
 
-def _keepalive(http: web.Request) -> float:
-    """A node that passes an answer on wants to know within two seconds that this one is gone."""
+def keepalive(http: web.Request) -> float:
+    """Seconds of silence after which something is written: a node that passes an answer on wants to know
+    within two seconds that this one is gone."""
     usual = http.app[DESK].settings.keepalive
     return min(usual, _HOP_KEEPALIVE) if HOP_HEADER in http.headers else usual
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from exo.cards import ModelCard, Progress, Recipe
-from exo.chat import Sampling
+from exo.chat import filled
 from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotFound
 from rkllama.models import modelfile
 from rkllama.models.modelfile import Modelfile
@@ -138,7 +138,7 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
             base.modelfile,
             source=source,
             system=recipe.system or base.modelfile.system,
-            sampling=_filled(recipe.sampling, base.modelfile.sampling),
+            sampling=filled(recipe.sampling, base.modelfile.sampling),
             thinking=base.modelfile.thinking if recipe.thinking is None else recipe.thinking,
             context=recipe.context or base.modelfile.context,
         )
@@ -225,12 +225,7 @@ def _version(file: Path) -> tuple[Path, int]:
 def _over(base: Modelfile, own: Modelfile) -> Modelfile:
     """`own`, and what it leaves open from `base`."""
     named = {field: value for field, value in msgspec.structs.asdict(own).items() if value not in (None, "")}
-    return msgspec.structs.replace(base, **{**named, "sampling": _filled(own.sampling, base.sampling)})
-
-
-def _filled(own: Sampling, base: Sampling) -> Sampling:
-    named = {name: value for name, value in msgspec.structs.asdict(own).items() if value not in (None, {})}
-    return msgspec.structs.replace(base, **named)
+    return msgspec.structs.replace(base, **{**named, "sampling": filled(own.sampling, base.sampling)})
 
 
 def _check_name(name: str) -> None:
