@@ -21,6 +21,7 @@ NAMES = (
     "cluster_forwarding",
     "cluster_killed",
     "cluster_boards",
+    "cluster_membership",
 )
 
 _HEAD = """\

@@ -1,3 +1,5 @@
+import os
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from exo.node import LocalNode, complete
 from exo.nodes import Device
 from exo.residency import Limits, Residency
 from exo.settings import Defaults
-from exo.store.catalogue import Catalogue
+from exo.store.catalogue import BUNDLED, Catalogue
 from tests.doubles import SilentObserver, answer, card, text
 
 HI = Message("user", "hi")
@@ -182,6 +184,64 @@ async def test_a_deleted_model_is_gone_from_memory_and_disk(node: LocalNode, tmp
     assert node.cluster().me.loaded == ()
     with pytest.raises(ModelNotFound):
         await node.load("hello")
+
+
+@pytest.fixture
+async def mixed(tmp_path: Path) -> AsyncIterator[LocalNode]:
+    """A node whose engine plays scripts, on a disk with "mine", and with "other" and "both" for llama.cpp.
+    "both" is an upstream's, too."""
+    (tmp_path / "mine.script.json").write_text('{"steps": [{"type": "text", "text": "here"}]}')
+    for name in ("other", "both"):
+        shutil.copy(BUNDLED / "exo-demo" / "model.gguf", tmp_path / f"{name}.gguf")
+    shelf = Catalogue(tmp_path)
+    elsewhere = _Elsewhere(card("both"))
+    await elsewhere.refresh()
+    residency = Residency([ScriptedEngine()], shelf, Limits(memory=1 << 30), SilentObserver())
+    yield LocalNode(
+        id="me",
+        url="",
+        version="1",
+        device=Device(name="d", cores=1, memory=1),
+        shelf=shelf,
+        residency=residency,
+        defaults=Defaults(),
+        upstreams=(elsewhere,),
+    )
+    await residency.close()
+
+
+async def test_it_offers_what_an_engine_of_it_loads(mixed: LocalNode) -> None:
+    assert {each.id for each in await mixed.cards()} == {"mine", "both"}
+    state = mixed.state()
+    assert {each.id for each in state.cards} == {"mine", "both"}
+    assert [(r.model, r.bytes) for r in state.loaded] == [("both", 0)]
+    assert (mixed.has("mine"), mixed.has("other")) == (True, False)
+    assert text(await answer(mixed, ChatRequest(model="mine", messages=(HI,)))) == "here"
+    assert text(await answer(mixed, ChatRequest(model="both", messages=(HI,)))) == "both elsewhere"
+
+
+async def test_a_model_that_no_engine_loads_is_refused_with_the_reason(mixed: LocalNode) -> None:
+    for act in (answer(mixed, ChatRequest(model="other", messages=(HI,))), mixed.load("other")):
+        with pytest.raises(NotReady, match="'other' is gguf, which no engine enabled on this node loads"):
+            await act
+
+
+@pytest.mark.parametrize("model", ["mine", "other", "both"])
+async def test_whatever_is_on_the_disk_can_be_deleted(mixed: LocalNode, tmp_path: Path, model: str) -> None:
+    await mixed.delete(model)
+    assert model not in {name.split(".")[0] for name in os.listdir(tmp_path)}
+    assert mixed.has(model) is (model == "both")
+
+
+async def test_what_is_not_on_the_disk_is_not_deleted(mixed: LocalNode, tmp_path: Path) -> None:
+    await mixed.delete("both")
+    with pytest.raises(BadRequest, match="'both' is kept by elsewhere"):
+        await mixed.delete("both")
+    with pytest.raises(ModelNotFound, match="'zzz'"):
+        await mixed.delete("zzz")
+    shutil.copy(BUNDLED / "exo-demo" / "model.gguf", tmp_path / "late.gguf")
+    await mixed.delete("late")
+    assert not (tmp_path / "late.gguf").exists()
 
 
 async def test_a_request_without_a_model_needs_a_default(tmp_path: Path) -> None:

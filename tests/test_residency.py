@@ -33,7 +33,27 @@ class Stage:
             id: (card(id, memory=memory), Path(id)) for id, memory in SIZES.items()
         }
         asked: dict[str, object] = {"memory": 8, "idle_seconds": None, **limits}
-        self.residency = Residency([self], self.shelf, Limits(**asked), self.observer)  # type: ignore[arg-type]
+        self.changes = 0
+        self.seen: list[dict[str, tuple[str, int, int]]] = []
+        self.residency = Residency(
+            [self],
+            self.shelf,
+            Limits(**asked),  # type: ignore[arg-type]
+            self.observer,
+            self.changed,
+        )
+
+    def changed(self) -> None:
+        self.changes += 1
+        asyncio.get_running_loop().call_soon(lambda: self.seen.append(self.look()))
+
+    def look(self) -> dict[str, tuple[str, int, int]]:
+        """Of each model its state, who runs on it and who waits for it."""
+        queues = self.residency.queues
+        return {
+            model: (resident.state, resident.running, queues.get(model, 0))
+            for model, resident in self.residency.residents.items()
+        }
 
     def unavailable(self) -> str | None:
         return None
@@ -347,3 +367,47 @@ async def test_a_model_may_be_kept_longer_or_shorter_than_others(stage: Stage) -
     left = stage.residency.residents["b"].expires_in
     assert left is not None
     assert 900 < left <= 1000
+
+
+async def test_every_change_is_told(stage: Stage) -> None:
+    stage.may_load.clear()
+    stage.script = Script(steps=(Text("hi"), Hang()))
+
+    async def told(**models: tuple[str, int, int]) -> None:
+        await stage.until(lambda: bool(stage.seen) and stage.seen[-1] == models)
+
+    first = stage.ask("a")
+    await told(a=("loading", 0, 1))
+    stage.may_load.set()
+    await told(a=("ready", 1, 0))
+    second = stage.ask("a")
+    await told(a=("ready", 1, 1))
+    second.cancel()
+    await told(a=("ready", 1, 0))
+    first.cancel()
+    await told(a=("ready", 0, 0))
+    await stage.residency.unload("a")
+    await told()
+    assert stage.seen[-2] == {"a": ("leaving", 0, 0)}
+    stage.broken, changes = EngineFailed("a is cut short"), stage.changes
+    await asyncio.gather(first, second, stage.ask("a"), return_exceptions=True)
+    await told()
+    assert stage.changes > changes
+
+
+async def test_a_request_that_is_refused_is_no_change() -> None:
+    stage = Stage(waiting=1)
+    stage.script = Script(steps=(Text("hi"), Hang()))
+    hanging = [stage.ask("a")]
+    await stage.until(lambda: stage.look() == {"a": ("ready", 1, 0)})
+    hanging.append(stage.ask("a"))
+    await stage.until(lambda: stage.look() == {"a": ("ready", 1, 1)})
+    changes = stage.changes
+    for model, error in (("a", Overloaded), ("nope", ModelNotFound)):
+        with pytest.raises(error):
+            await stage.ask(model)
+    assert stage.changes == changes
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    await stage.residency.close()

@@ -5,18 +5,30 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from pathlib import Path
 
 import msgspec
 
 import exo
+from exo.cards import Format, ModelCard
+from exo.cluster.pipeline import Credentials, Pipeline
+from exo.cluster.planning import CPUS, Planner
 from exo.cluster.settings import ClusterSettings
+from exo.cluster.shard_host import ShardHost
 from exo.devices import detect
-from exo.engines import ENGINES, EngineOptions
+from exo.engine import Engine
+from exo.engines import ENGINES, EngineOptions, others
 from exo.errors import ExoError
-from exo.http import cluster_routes, ollama_routes, openai_routes, service_routes
+from exo.http import (
+    cluster_routes,
+    download_routes,
+    ollama_routes,
+    openai_routes,
+    service_routes,
+    shard_routes,
+)
 from exo.http.app import build
 from exo.http.desk import Desk, Served
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
@@ -24,10 +36,12 @@ from exo.http.tls import client_context, server_context
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
 from exo.node import LocalNode
+from exo.nodes import Cluster, Node
 from exo.residency import Limits, Residency, Why
 from exo.settings import Settings
+from exo.shards.engine import LayersEngine, Split
 from exo.speeds import Speeds
-from exo.store.catalogue import Catalogue
+from exo.store.catalogue import FORMATS, Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -50,37 +64,125 @@ class _Observers:
         self._speeds.left(model)
 
 
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has around it; alone it has nothing.
+
+    Other nodes reach it at `url`, by default that of its API, and at `addresses`. `peers` gives them as they
+    are now, and `changed` is called when the node has something else to say of itself. The `secret` and
+    `tls` are what it shows to them.
+    """
+
+    url: str | None = None
+    addresses: Callable[[], tuple[str, ...]] = tuple
+    peers: Callable[[], Sequence[Node]] = tuple
+    changed: Callable[[], None] = lambda: None
+    secret: bytes | None = None
+    tls: ssl.SSLContext | None = None
+
+
 class Parts:
     """A node's parts, tied together but not yet on the network."""
 
-    def __init__(self, settings: Settings, addresses: Callable[[], tuple[str, ...]], url: str | None) -> None:
+    def __init__(self, settings: Settings, around: Surroundings) -> None:
         self._to_load: list[str] = []
         self.wait_for(0, lambda: 0)
-        names = [name for name in ENGINES if settings.engine in (None, name)]
-        options = EngineOptions(slots=settings.slots, context=settings.context, threads=settings.threads)
-        self.engines = [ENGINES[name](options) for name in names]
-        npu = any(upstream.kind == "rkllm" for upstream in settings.upstreams)
-        self.metrics = Metrics(exo.__version__, (*names, "rkllm") if npu else tuple(names))
+        self._settings, self._around, self._device = settings, around, detect()
+        options = EngineOptions(
+            slots=settings.slots,
+            context=settings.context,
+            threads=settings.threads,
+            dtype=settings.layers.dtype,
+            plan=self._split,
+        )
+        engines = _engines(settings.engine, options)
         # Without an engine of its own, what is on this disk is for another node.
-        folders = settings.folders if names else ()
-        self.shelf = Catalogue(*folders, context=settings.context, slots=settings.slots)
+        self.shelf = Catalogue(
+            *(settings.folders if engines else ()),
+            context=settings.context,
+            slots=settings.slots,
+            formats=_formats(engines.values()),
+            width=4 if self._device.kind in CPUS else None,
+            parallel=settings.parallel_downloads,
+        )
+        if settings.engine is None:
+            engines |= others.needed({card.format for card in self.shelf.cards} - _loaded(engines), options)
+        self.engines = [*engines.values()]
+        npu = any(upstream.kind == "rkllm" for upstream in settings.upstreams)
+        self.metrics = Metrics(exo.__version__, (*engines, "rkllm") if npu else (*engines,))
         limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
         self.speeds = Speeds()
-        self.residency = Residency(self.engines, self.shelf, limits, _Observers(self.metrics, self.speeds))
+        observers = _Observers(self.metrics, self.speeds)
+        self.residency = Residency(self.engines, self.shelf, limits, observers, around.changed)
         self.metrics.watch_waiting(lambda: self.residency.waiting)
-        self.upstreams = [Upstream(each, silence=settings.silence) for each in settings.upstreams]
+        self.upstreams = [
+            Upstream(each, silence=settings.silence, changed=around.changed) for each in settings.upstreams
+        ]
         self.node = LocalNode(
             id=settings.node_id,
-            url=url or f"http://{settings.http.host}:{settings.http.port}",
+            url=self._url,
             version=exo.__version__,
-            device=detect(),
+            device=self._device,
             shelf=self.shelf,
             residency=self.residency,
             defaults=settings.defaults,
             upstreams=self.upstreams,
             speeds=self.speeds,
-            addresses=addresses,
+            addresses=around.addresses,
+            changed=around.changed,
+            remedy=self.shelf.remedy,
         )
+        self._plan_with([engine for engine in self.engines if isinstance(engine, LayersEngine)])
+
+    def _plan_with(self, engines: Sequence[LayersEngine]) -> None:
+        """How models are split over nodes, and layers of this one's for others."""
+        settings, around = self._settings, self._around
+        planner = Planner(
+            self.shelf,
+            self._as_planned_with,
+            slots=settings.slots,
+            context=settings.context,
+            dtype=settings.layers.dtype,
+            by_hand=settings.layers.splits,
+        )
+        self.shelf.offered = planner.offered
+        credentials = Credentials(
+            settings.node_id, key=settings.http.key, secret=around.secret, tls=around.tls
+        )
+        self._pipeline = Pipeline(planner, credentials)
+        self.host = ShardHost(
+            planner,
+            self.residency,
+            {engine.name: engine.module for engine in engines},
+            self.shelf.pull_part,
+            kind=self._device.kind,
+            threads=settings.threads,
+        )
+
+    async def _split(self, card: ModelCard, folder: Path) -> Split | None:
+        return await self._pipeline(card, folder)
+
+    def _as_planned_with(self) -> Cluster:
+        """The nodes as plans see them: this one's models as they are on its disk, before any plan."""
+        settings = self._settings
+        me = Node(
+            id=settings.node_id,
+            url=self._url,
+            version=exo.__version__,
+            device=self._device,
+            cards=tuple(card for card, _ in self.shelf.on_disk.values() if self.residency.loads(card)),
+            loaded=(),
+            waiting=0,
+            budget=settings.memory,
+            speeds=self.speeds.values(),
+            addresses=self._around.addresses(),
+            formats=self.residency.formats,
+        )
+        return Cluster(me=me, peers=tuple(self._around.peers()))
+
+    @property
+    def _url(self) -> str:
+        http = self._settings.http
+        return self._around.url or f"http://{http.host}:{http.port}"
 
     async def preload(self, models: Sequence[str]) -> None:
         """Loads them one after the other; one that fails is logged, and tried again when it is asked for."""
@@ -118,18 +220,36 @@ class Parts:
         await asyncio.gather(*(upstream.refresh() for upstream in self.upstreams))
 
     async def close(self) -> None:
-        """Unloads everything, and lets go of the servers."""
+        """Stops downloads, unloads everything, and lets go of the servers."""
+        await self.shelf.downloads.close()
         await self.residency.close()
         for upstream in self.upstreams:
             await upstream.close()
 
 
+def _engines(wanted: str | None, options: EngineOptions) -> dict[str, Engine]:
+    """The one that is wanted, of whichever package, or all of ours; none for the NPU server."""
+    if wanted is not None and wanted not in (*ENGINES, "rkllm"):
+        return {wanted: others.make(wanted, options)}
+    return {name: make(options) for name, make in ENGINES.items() if wanted in (None, name)}
+
+
+def _loaded(engines: Mapping[str, Engine]) -> set[str]:
+    """The formats that engines load which can run here."""
+    return {format for engine in engines.values() if not engine.unavailable() for format in engine.formats}
+
+
+def _formats(engines: Iterable[Engine]) -> tuple[Format, ...]:
+    """What is to be loaded in, in the order of the engines that can."""
+    able = [engine for engine in engines if not engine.unavailable()]
+    found = [format for engine in able for format in FORMATS if format in engine.formats]
+    return tuple(dict.fromkeys((*found, *FORMATS)))
+
+
 @asynccontextmanager
-async def tied_together(
-    settings: Settings, addresses: Callable[[], tuple[str, ...]] = tuple, url: str | None = None
-) -> AsyncIterator[Parts]:
-    """A node's parts, and their end. Other nodes reach it at `url`, by default that of its API."""
-    parts = Parts(settings, addresses, url)
+async def tied_together(settings: Settings, around: Surroundings | None = None) -> AsyncIterator[Parts]:
+    """A node's parts, and their end."""
+    parts = Parts(settings, around or Surroundings())
     try:
         yield parts
     finally:
@@ -167,30 +287,44 @@ async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: so
     from exo.cluster.membership import Membership
     from exo.cluster.reach import reachable_at
 
+    others: list[Node] = []
+
+    def see(nodes: Sequence[Node]) -> None:
+        others[:] = nodes
+        parts.metrics.nodes.set(1 + len(nodes))
+
+    def announce() -> None:
+        membership.announce()
+
     host = settings.http.host
     peers, tls = _certified(host, settings.http.port, cluster)
     with contextlib.closing(peers[0]) if peers else contextlib.nullcontext():
         url = f"https://{host}:{peers[0].getsockname()[1]}" if peers else None
-        async with tied_together(settings, lambda: reachable_at(host), url) as parts:
+        around = Surroundings(
+            url=url,
+            addresses=lambda: reachable_at(host),
+            peers=lambda: others,
+            changed=announce,
+            secret=cluster.secret,
+            tls=tls,
+        )
+        async with tied_together(settings, around) as parts:
             metrics = parts.metrics
             together = ClusterNode(
                 parts.node,
-                lambda: membership.peers,
+                lambda: others,
                 key=settings.http.key,
                 secret=cluster.secret,
                 tls=tls,
                 on_failover=lambda when: metrics.failovers.labels(when).inc(),
             )
-            membership = Membership(
-                cluster, parts.node.state, lambda nodes: metrics.nodes.set(1 + len(nodes))
-            )
+            membership = Membership(cluster, parts.node.state, see)
             try:
                 # First of all: the others ask for a model at once.
                 await parts.ask_upstreams()
                 await membership.start()
-                parts.wait_for(settings.wait_for_peers, lambda: len(membership.peers))
-                leave = partial(_leave, parts.node, membership.announce)
-                await _serve(parts, together, settings, sock, cluster.secret, peers, leave)
+                parts.wait_for(settings.wait_for_peers, lambda: len(others))
+                await _serve(parts, together, settings, sock, cluster.secret, peers)
             finally:
                 await membership.close()
                 await together.close()
@@ -214,7 +348,6 @@ async def _serve(
     sock: socket.socket,
     secret: bytes | None = None,
     peers: tuple[socket.socket, ssl.SSLContext] | None = None,
-    leave: Callable[[], None] = lambda: None,
 ) -> None:
     http = settings.http
     for model in settings.preload:
@@ -223,7 +356,13 @@ async def _serve(
         log.warning("no chat can be served yet: %s", why)
     desk = Desk(served, parts.metrics, http, parts.why_not_ready, secret, certified=peers is not None)
     app = build(
-        desk, openai_routes.routes(), ollama_routes.routes(), cluster_routes.routes(), service_routes.routes()
+        desk,
+        openai_routes.routes(),
+        ollama_routes.routes(),
+        cluster_routes.routes(),
+        download_routes.routes(parts.shelf),
+        shard_routes.routes(parts.host),
+        service_routes.routes(),
     )
     stop = stop_on_signals(desk)
     log.info("listening on http://%s:%d", http.host, http.port)
@@ -234,7 +373,7 @@ async def _serve(
             "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
         )
     preloading = asyncio.create_task(parts.preload(settings.preload))
-    leaving = asyncio.create_task(_then(stop, leave))
+    leaving = asyncio.create_task(_then(stop, parts.node.leave))
     try:
         await serve(app, sock, stop, peers)
     finally:
@@ -246,9 +385,3 @@ async def _serve(
 async def _then(event: asyncio.Event, do: Callable[[], None]) -> None:
     await event.wait()
     do()
-
-
-def _leave(node: LocalNode, announce: Callable[[], None]) -> None:
-    """Says to the others that nothing new is to be sent here."""
-    node.leaving = True
-    announce()

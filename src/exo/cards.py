@@ -7,7 +7,29 @@ import msgspec
 from exo.chat import Sampling
 
 Format: TypeAlias = Literal["gguf", "safetensors", "rkllm", "script", "remote"]
+Dtype: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+"""What a model's layers are computed in. "auto" is float32 on a CPU and the files' own type elsewhere."""
 Capability: TypeAlias = Literal["completion", "embedding", "thinking", "tools"]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A contiguous range of a model's layers, counted from 0; `end` is the first that is not in it."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.end - 1}"
+
+
+class Share(msgspec.Struct, frozen=True):
+    """The layers of a model that are on one node."""
+
+    node: str
+    span: Span
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +39,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     its files on disk, `memory` an estimate of what it takes when loaded, in bytes: weights and a full KV
     cache. `created` is in seconds since the epoch. `quantization` is the weights' type as its makers name
     it ("Q8_0", "w8a8"). `sampling`, `system` and `thinking` are what a request gets that leaves them open.
+    `layers` is how many it could be split by; 0 where it cannot. With a `split`, the node that has the first
+    share answers for it, and `memory` is of the part on the node whose card this is.
     `capabilities` are what it is known to be made for; one that is missing may be there all the same, as a
     card is made without reading the chat template.
 
@@ -31,6 +55,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     architecture: str = ""
     parameters: int = 0
+    layers: int = 0
+    split: tuple[Share, ...] = ()
     created: int = 0
     owned_by: str = "local"
     quantization: str = ""

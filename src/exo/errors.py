@@ -82,6 +82,13 @@ class EngineFailed(ExoError):
     code = "engine_failed"
 
 
+class ConnectionLost(EngineFailed):
+    """The server that was answering is gone: its connection broke off, or nothing comes over it any more.
+    Unlike an engine that failed, it says nothing against the request."""
+
+    code = "connection_lost"
+
+
 class NotReady(ExoError):
     """This node cannot serve now: it is starting, stopping, or short of memory for the model."""
 
@@ -105,6 +112,7 @@ STATUS: Mapping[type[ExoError], int] = {
     RequestTooLarge: 413,
     Overloaded: 429,
     EngineFailed: 502,
+    ConnectionLost: 502,
     NotReady: 503,
     Timeout: 504,
 }

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from exo import devices, routing
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message, filled
 from exo.engine import Embedder, Responder
-from exo.errors import BadRequest, ExoError, ModelNotFound
+from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
 from exo.routing import Asked, Route
@@ -71,7 +71,13 @@ class Upstream(Responder, Embedder, Protocol):
 
 
 class LocalNode:
-    """Answers for every model on this machine's disk. A `Responder` and an `Embedder`."""
+    """Answers for every model on this machine's disk that one of its engines loads, and for those of its
+    upstreams. A `Responder` and an `Embedder`.
+
+    `changed` is called when a request for an upstream's model comes or goes, when there are other models on
+    the disk, and when the node leaves. What `residency` and the upstreams know is theirs to tell. `remedy`
+    says what whoever asks for a model that is not here could do.
+    """
 
     def __init__(
         self,
@@ -86,6 +92,8 @@ class LocalNode:
         upstreams: Sequence[Upstream] = (),
         speeds: Speeds | None = None,
         addresses: Callable[[], tuple[str, ...]] = tuple,
+        changed: Callable[[], None] = lambda: None,
+        remedy: Callable[[str], str] = lambda model: "",
     ) -> None:
         self._id = id
         self._url = url
@@ -93,14 +101,16 @@ class LocalNode:
         self._device = device
         self._shelf = shelf
         self._residency = residency
+        self._formats = residency.formats
         self._defaults = defaults
         self._upstreams = upstreams
         self._speeds = speeds or Speeds()
         self._addresses = addresses
+        self._changed = changed
+        self._remedy = remedy
         self._sensed_at = -1.0
         self._passed_on: Counter[str] = Counter()
-        self.leaving = False
-        """It is shutting down, and says so to the others."""
+        self._leaving = False
 
     @property
     def id(self) -> str:
@@ -109,6 +119,11 @@ class LocalNode:
     def addresses(self) -> tuple[str, ...]:
         """Those of this machine that other nodes may reach."""
         return self._addresses()
+
+    def leave(self) -> None:
+        """Says from now on that it is shutting down, and is to be sent nothing new."""
+        self._leaving = True
+        self._changed()
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         card = await self.card(request.model)
@@ -133,7 +148,8 @@ class LocalNode:
 
     async def card(self, model: str, via: str = "") -> ModelCard:
         """The model that a request means; "" is the default one. Raises `ModelNotFound`, after a second
-        look at what there is, and what an upstream says of a model that it keeps from us."""
+        look at what there is, `NotReady` for a model on the disk that no engine loads, and what an upstream
+        says of one that it keeps from us."""
         model = model or self._defaults.model or ""
         if not model:
             raise BadRequest("model is required: this node has no default model", param="model")
@@ -145,7 +161,17 @@ class LocalNode:
         for upstream in self._upstreams:
             if absent := upstream.absent(model):
                 raise absent
-        raise ModelNotFound(routing.missing(model, sorted(cards)), param="model")
+        for card in self._shelf.cards:
+            if card.id == model:
+                raise NotReady(
+                    f"model '{model}' is {card.format}, which no engine enabled on this node loads",
+                    param="model",
+                )
+        raise self.absent(model, cards)
+
+    def absent(self, model: str, known: Collection[str]) -> ModelNotFound:
+        """What to tell whoever asks for a model that is not among the `known` ones."""
+        return ModelNotFound(routing.missing(model, sorted(known)) + self._remedy(model), param="model")
 
     def defaults_for(self, request: ChatRequest, card: ModelCard) -> ChatRequest:
         """The request with what it leaves open filled in, wherever it is answered."""
@@ -161,7 +187,7 @@ class LocalNode:
 
     async def cards(self) -> Sequence[ModelCard]:
         """The models that can be asked for, as they are now."""
-        self._shelf.scan()
+        self._scan()
         await asyncio.gather(*(upstream.refresh() for upstream in self._upstreams))
         return self._known()
 
@@ -178,29 +204,49 @@ class LocalNode:
         self._residency.keep(model, seconds)
 
     async def delete(self, model: str) -> None:
-        """Takes the model out of memory and off the disk. Raises `NotReady` while requests run on it."""
-        await self.unload(model)
+        """Takes the model out of memory and off the disk, whether an engine loads it or not. Raises
+        `NotReady` while requests run on it."""
+        self._scan()
+        if model in {card.id for card in self._shelf.cards}:
+            await self._residency.unload(model)
+        else:
+            # Whose it is, or that there is none, is said there.
+            await self.unload(model)
         self._shelf.delete(model)
+        self._changed()
 
     def create(self, model: str, recipe: Recipe) -> None:
         """Makes a model out of one that is on the disk."""
         self._shelf.create(model, recipe)
+        self._changed()
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
         """Downloads a model, saying how far it is."""
         async with aclosing(self._shelf.pull(name)) as steps:
             async for progress in steps:
                 yield progress
+        self._scan()
+
+    def _scan(self) -> None:
+        """Looks at the disk again."""
+        before = self._shelf.cards
         self._shelf.scan()
+        if self._shelf.cards != before:
+            self._changed()
 
     def _known(self) -> tuple[ModelCard, ...]:
-        """What is on the disk, and the upstreams' models that are not."""
+        """What is answered for here, and the upstreams' models that are not."""
         cards = {card.id: card for upstream in reversed(self._upstreams) for card in upstream.cards}
-        return tuple((cards | {card.id: card for card in self._shelf.cards}).values())
+        return tuple((cards | self._loadable()).values())
+
+    def _loadable(self) -> dict[str, ModelCard]:
+        """What is on the disk for an engine of this node. The rest is for other programs, or other nodes that
+        share the folder."""
+        return {card.id: card for card in self._shelf.cards if self._residency.loads(card)}
 
     def _behind(self, model: str) -> Residency | Upstream:
         """What answers for a model of `_known`."""
-        if model not in {card.id for card in self._shelf.cards}:
+        if model not in self._loadable():
             for upstream in self._upstreams:
                 if model in {card.id for card in upstream.cards}:
                     return upstream
@@ -245,8 +291,9 @@ class LocalNode:
             budget=self._residency.limits.memory,
             speeds=self._speeds.values(),
             prefixes=self._speeds.prefixes(),
-            leaving=self.leaving,
+            leaving=self._leaving,
             addresses=self._addresses(),
+            formats=self._formats,
         )
 
     def _sensed(self) -> Device:
@@ -258,7 +305,7 @@ class LocalNode:
 
     def _elsewhere(self) -> Iterator[Residence]:
         """The upstreams' models, which are theirs to load; requests for them are counted here."""
-        here = {card.id for card in self._shelf.cards}
+        here = self._loadable()
         for upstream in self._upstreams:
             for card in upstream.cards:
                 if card.id not in here:
@@ -280,10 +327,12 @@ class LocalNode:
             yield
             return
         self._passed_on[model] += 1
+        self._changed()
         try:
             yield
         finally:
             self._passed_on[model] -= 1
+            self._changed()
 
     def _measure(self, request: ChatRequest, end: Finished) -> None:
         self._speeds.answered(request.model, end, end.usage.prompt_tokens - end.usage.cached_tokens)

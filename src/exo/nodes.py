@@ -67,7 +67,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     `budget` is the bytes that all its models together may take, `queue` how many requests may wait.
     `leaving` nodes answer what they have, and are sent nothing new. `addresses` are those of its machine that
-    others may reach; `url` has one of them.
+    others may reach; `url` has one of them. Its engines load `formats`, also of models that are not here yet.
     """
 
     id: str
@@ -83,6 +83,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     prefixes: tuple[Prefix, ...] = ()
     leaving: bool = False
     addresses: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

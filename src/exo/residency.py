@@ -11,7 +11,7 @@ state is half changed: every change happens between two awaits on one event loop
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -78,10 +78,11 @@ class _Place:
         self.running = 0
         self.used = 0
         self.idle_since = 0.0
+        self.gone = asyncio.Event()
 
     @property
     def slots(self) -> int:
-        return self.model.slots if self.model else 0
+        return self.model.slots if self.model else self.running
 
     def leaves_at(self) -> float | None:
         """When it has been idle too long; None while it is busy, or may stay for ever."""
@@ -99,7 +100,9 @@ class _Place:
 class Residency:
     """This machine as a `Responder`: loads what is asked for, evicts what is not, keeps the queue.
 
-    `shelf` maps model ids to their card and files; it is looked up at each request, so it may grow.
+    `shelf` maps model ids to their card and files; it is looked up at each request, so it may grow. `changed`
+    is called when the queue or what is in memory is another one than before. It must not raise or block, and
+    may look only later: a change may be under way.
     """
 
     def __init__(
@@ -108,11 +111,13 @@ class Residency:
         shelf: Mapping[str, tuple[ModelCard, Path]],
         limits: Limits,
         observer: Observer,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._engines = engines
         self._shelf = shelf
         self._limits = limits
         self._observer = observer
+        self._changed = changed
         self._places: dict[str, _Place] = {}
         self._waiting: list[_Ticket] = []
         self._rounds = Rounds()
@@ -144,6 +149,16 @@ class Residency:
     @property
     def residents(self) -> Mapping[str, Resident]:
         return {model: place.snapshot() for model, place in self._places.items()}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What the engines that run on this machine load."""
+        able = [engine for engine in self._engines if engine.unavailable() is None]
+        return tuple(sorted({format for engine in able for format in engine.formats}))
+
+    def loads(self, card: ModelCard) -> bool:
+        """Whether one of the engines is for this model's format."""
+        return any(card.format in engine.formats for engine in self._engines)
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         turn = self._turn(request.model, request.client)
@@ -177,6 +192,42 @@ class Residency:
             raise NotReady(f"model '{model}' is {'loading' if place.model is None else 'answering'}")
         await asyncio.wait([self._unload(model, "asked")])
 
+    @asynccontextmanager
+    async def hold(self, name: str, memory: int) -> AsyncIterator[None]:
+        """Keeps bytes for the body, for what is no model of the shelf: a part of one, for another node.
+
+        `name` stands among the residents, in use. Idle models are evicted for it as for a model, but it waits
+        for no busy one: raises `NotReady` where those leave no room.
+        """
+        if self._closed or name in self._places:
+            raise NotReady("this node is shutting down" if self._closed else f"{name} is in memory already")
+        # Taken first, so that nobody else gets what is made free for it.
+        place = self._places[name] = _Place(memory, None)
+        place.running = 1
+        try:
+            while True:
+                others = {model: each for model, each in self._places.items() if model != name}
+                there = {model: each.snapshot() for model, each in others.items()}
+                todo = plan([name], there, {name: memory}, self._limits.memory)
+                if todo.load:
+                    break
+                for model in todo.evict:
+                    self._unload(model, "evicted")
+                leaving = [each.gone.wait() for each in others.values() if each.state == "leaving"]
+                if not leaving:
+                    taken = sum(each.memory for each in others.values())
+                    raise NotReady(
+                        f"{name} takes about {memory / 1e6:,.0f} MB; this node may use "
+                        f"{self._limits.memory / 1e6:,.0f} MB, and {taken / 1e6:,.0f} MB of it are in use"
+                    )
+                await asyncio.gather(*leaving)
+            place.state = "ready"
+            self._changed()
+            yield
+        finally:
+            del self._places[name]
+            self._advance()
+
     async def close(self) -> None:
         """Refuses whoever waits, and unloads everything. The caller has no request running."""
         self._closed = True
@@ -188,7 +239,7 @@ class Residency:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ready = [model for model, place in self._places.items() if place.state == "ready"]
+        ready = [model for model, place in self._places.items() if place.model and place.state == "ready"]
         await asyncio.gather(*(self._unload(model, "asked") for model in ready), return_exceptions=True)
 
     @asynccontextmanager
@@ -199,12 +250,13 @@ class Residency:
         ticket = _Ticket(model, client, loop.time())
         most = self._limits.waiting + (client not in {other.client for other in self._waiting})
         self._waiting.append(ticket)
-        self._advance()
+        self._do_what_may_happen()
         if not ticket.turn.done() and len(self._waiting) > most:
             self._waiting.remove(ticket)
             raise Overloaded(
                 f"{self._limits.waiting} requests are waiting already", retry_after=self._expected_wait()
             )
+        self._changed()
         try:
             loaded = await ticket.turn
         except asyncio.CancelledError:
@@ -243,7 +295,11 @@ class Residency:
         return max(1.0, len(self._waiting) * self._mean_seconds / slots)
 
     def _advance(self) -> None:
-        """Does all that may happen now."""
+        """Something changed: does all that may happen now."""
+        self._do_what_may_happen()
+        self._changed()
+
+    def _do_what_may_happen(self) -> None:
         if self._closed:
             return
         # Cancelling a waiter cancels its future at once, some time before the waiter itself is back here.
@@ -311,11 +367,14 @@ class Residency:
         self._advance()
 
     def _engine_for(self, card: ModelCard) -> Engine:
+        reasons = []
         for engine in self._engines:
             if card.format in engine.formats:
-                if why := engine.unavailable():
-                    raise EngineFailed(f"model '{card.id}' cannot be loaded: {why}")
-                return engine
+                if (why := engine.unavailable()) is None:
+                    return engine
+                reasons.append(why)
+        if reasons:
+            raise EngineFailed(f"model '{card.id}' cannot be loaded: {'; '.join(reasons)}")
         raise EngineFailed(f"model '{card.id}' is {card.format}, which no engine enabled on this node loads")
 
     def _refuse(self, model: str, error: ExoError) -> None:
@@ -328,6 +387,7 @@ class Residency:
 
     def _unload(self, model: str, why: Why) -> asyncio.Task[None]:
         self._places[model].state = "leaving"
+        self._changed()
         return self._spawn(self._take_out(model, why))
 
     async def _take_out(self, model: str, why: Why) -> None:
@@ -339,6 +399,7 @@ class Residency:
             log.exception("unloading %s failed; its memory may be lost until a restart", model)
         finally:
             del self._places[model]
+            place.gone.set()
             self._observer.unloaded(model, why)
             self._advance()
 

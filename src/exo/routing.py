@@ -185,13 +185,14 @@ def _places(
         raise NotReady(f"no other node has model '{asked.model}' than {tried}")
     # Nodes in `without` lend their speeds all the same: they are no slower for being left out.
     speeds = Known(nodes)
-    return [
-        _place(asked, node, card, cluster.me, speeds, _Ours(sent.get(node.id, 0), counted.get(node.id)))
-        for node, card in left
-    ]
+    there = {node.id for node in nodes}
+    ours = {node.id: _Ours(sent.get(node.id, 0), counted.get(node.id)) for node in nodes}
+    return [_place(asked, node, card, cluster.me, speeds, ours[node.id], there) for node, card in left]
 
 
-def _place(asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, ours: _Ours) -> _Place:
+def _place(
+    asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, ours: _Ours, there: Collection[str]
+) -> _Place:
     here = node.id == me.id
     resident = next((r for r in node.loaded if r.model == card.id and r.state != "leaving"), None)
     slots = (resident.slots if resident else 0) or (1 if card.format == "rkllm" else _SLOTS)
@@ -223,7 +224,7 @@ def _place(asked: Asked, node: Node, card: ModelCard, me: Node, known: Known, ou
         score=(_score(seconds, here or cached > 0, _key(asked, me), node.id), node.id),
         wait=wait,
         full=_waiting(node, card, resident, ours.now - slots) >= node.queue,
-        unable=_unable(node, card, resident),
+        unable=_unable(node, card, resident) or _without_a_part(node, card, there),
     )
 
 
@@ -242,6 +243,17 @@ def _unable(node: Node, card: ModelCard, resident: Residence | None) -> str:
         return ""
     takes, may = card.memory / 1e6, node.budget / 1e6
     return f"{node.id} may use {may:,.0f} MB and the model takes about {takes:,.0f} MB"
+
+
+def _without_a_part(node: Node, card: ModelCard, there: Collection[str]) -> str:
+    """Why the node cannot answer for a model that is split; "" where it can, or the model is whole."""
+    if not card.split:
+        return ""
+    first = card.split[0].node
+    if first != node.id:
+        return f"{node.id} has no more than a part of it, for {first}"
+    gone = [share for share in card.split if share.node not in there]
+    return f"{gone[0].node}, which has layers {gone[0].span} of it for {node.id}, is not here" if gone else ""
 
 
 def _under_way(node: Node, card: ModelCard, known: Known, ours: _Ours) -> tuple[int, float]:
@@ -345,4 +357,4 @@ def missing(model: str, known: list[str]) -> str:
         return f"model '{model}' is not here; did you mean {' or '.join(near)}?"
     if known:
         return f"model '{model}' is not here; there is {', '.join(known[:10])}"
-    return f"model '{model}' is not here, nor is any other; put a .gguf file into the models folder"
+    return f"model '{model}' is not here, nor is any other; download one, or put it into the models folder"

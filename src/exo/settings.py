@@ -1,9 +1,12 @@
 """Everything that can be configured, as one value made once, from flags and environment, and handed down."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from exo.cards import Dtype, Share
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,14 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
 
 
+class LayersSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of models that can be split by layers: what their numbers are computed in, and which nodes have which
+    layers of a model, where its owner has decided that."""
+
+    dtype: Dtype = "auto"
+    splits: Mapping[str, tuple[Share, ...]] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One node's configuration.
 
@@ -46,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     for all models together; `waiting` requests may queue; `slots` run at once on a model that can batch;
     `context` caps what models offer; a model idle for `idle_seconds` is unloaded (None: never); an answer of
     which nothing comes for `silence` seconds after its turn came has failed; those in `preload` are loaded at
-    start, and it is not ready before `wait_for_peers` other nodes are there.
+    start, and it is not ready before `wait_for_peers` other nodes are there. Of a download at most
+    `parallel_downloads` files come at once.
     """
 
     http: HttpSettings = HttpSettings()
@@ -55,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[Path, ...]
     upstreams: tuple[UpstreamSettings, ...] = ()
     engine: str | None = None
+    layers: LayersSettings = LayersSettings()
     memory: int
     waiting: int = 64
     slots: int = 4
@@ -63,4 +76,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float | None = 300.0
     silence: float = 900.0
     wait_for_peers: int = 0
+    parallel_downloads: int = 4
     preload: tuple[str, ...] = ()

@@ -1,11 +1,12 @@
 """Node programs of the tests: started on a host or on this machine, and what they say waited for."""
 
 import json
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,15 @@ class NodeProgram:
                 assert left > 0, f"'{self.id}' did not come {what}; it said {self._said[-3:]}\n{self.log}"
                 self._news.wait(left)
         return result
+
+
+def all_see(programs: Iterable[NodeProgram], ids: Collection[str], after: float = 0.0) -> float:
+    """The moment from which all of them saw just these."""
+    return max(program.sees(ids, after=after) for program in programs)
+
+
+def took(what: str, promised: float, *seconds: float) -> None:
+    """Holds the median of what was measured to what is promised, and prints it."""
+    median = statistics.median(seconds)
+    print(f"{what}: {median:.3f} s of {promised:g} s ({', '.join(f'{each:.3f}' for each in seconds)})")
+    assert median <= promised, (what, seconds)

@@ -1,9 +1,10 @@
 """Nodes that serve as one: real HTTP between them, scripted models on them, their states told directly."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,9 +12,20 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from exo.chat import ChatRequest, EmbedRequest, Message, Sampling, Text, ToolCall
+from exo.cluster import dispatch
 from exo.cluster.dispatch import ClusterNode
 from exo.engines.scripted import Die, Fail, Hang, Script, ScriptedEngine, Wait
-from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Unauthorized
+from exo.errors import (
+    BadRequest,
+    ConnectionLost,
+    EngineFailed,
+    ExoError,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Timeout,
+    Unauthorized,
+)
 from exo.http import openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -203,6 +215,130 @@ async def test_a_request_that_breaks_two_engines_is_kept_from_the_third(cluster:
     with pytest.raises(EngineFailed, match="poison"):
         await answer(machines[0].node, request())
     assert machines[0].failovers == Counter({"before": 1})
+
+
+class Killed:
+    """What is left of nodes that were killed: whoever asks them is hung up on, having read `said` first, or
+    hears nothing any more."""
+
+    def __init__(self, said: str, *, silent: bool) -> None:
+        self._said, self._silent = said, silent
+        self.asked = 0
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            await reader.readuntil(b'"m"')
+            self.asked += 1
+            if self._said:
+                chunk = {"choices": [{"index": 0, "delta": {"content": self._said}}]}
+                event = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+                writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                await writer.drain()
+            if self._silent:
+                await reader.read()
+
+
+@asynccontextmanager
+async def killed(*machines: Machine, said: str = "", silent: bool = False) -> AsyncIterator[Killed]:
+    """These machines have the model in memory, as far as the others know, so they are asked before those that
+    would have to load it."""
+    left = Killed(said, silent=silent)
+    async with AsyncExitStack() as stack:
+        for machine in machines:
+            await machine.put("m")
+            await machine.here.load("m")
+            server = await stack.enter_async_context(await asyncio.start_server(left.take, "127.0.0.1", 0))
+            machine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield left
+
+
+@pytest.mark.parametrize("said", ["", "one "])
+@pytest.mark.parametrize("silent", [False, True])
+async def test_killed_nodes_are_passed_over_until_one_answers(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, said: str, silent: bool
+) -> None:
+    monkeypatch.setattr(dispatch, "_SILENCE", 0.7)
+    a, b, c, d, e = await cluster.add("a", "b", "c", "d", "e")
+    await e.put("m")
+    async with killed(b, c, d, said=said, silent=silent) as left:
+        deltas = await answer(a.node, request())
+    assert left.asked == 3
+    # Each goes on behind what was said before it, as a script does: by as many words.
+    assert text(deltas) == ("one one one four five six " if said else WHOLE)
+    assert a.failovers == Counter({"within" if said else "before": 1})
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_where_all_are_gone_the_request_is_refused_and_may_come_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    monkeypatch.setattr(dispatch, "_SILENCE", 0.7)
+    a, b, c, d = await cluster.add("a", "b", "c", "d")
+    async with killed(b, c, d, silent=silent) as left:
+        with pytest.raises(
+            NotReady, match=r"no node is left that could answer: node [bcd] (broke off|was silent)"
+        ) as refused:
+            await answer(a.node, request())
+    assert left.asked == 3
+    assert type(refused.value) is NotReady
+
+
+async def test_where_all_are_gone_an_answer_that_has_begun_ends_with_an_error(cluster: Cluster) -> None:
+    a, b, c = await cluster.add("a", "b", "c")
+    async with killed(b, c, said="one ") as left, aclosing(a.node.respond(request())) as deltas:
+        assert [await anext(deltas), await anext(deltas)] == [Text("one ")] * 2
+        with pytest.raises(NotReady, match="no node is left"):
+            await anext(deltas)
+    assert left.asked == 2
+
+
+async def test_a_node_whose_server_behind_it_was_killed_counts_as_one_that_was(cluster: Cluster) -> None:
+    a, b, c, d, e = await cluster.add("a", "b", "c", "d", "e")
+    for machine in (b, c, d):
+        await machine.put("m", Fail("the NPU server at http://localhost:8080 broke off", "connection_lost"))
+        await machine.here.load("m")
+    await e.put("m")
+    assert text(await answer(a.node, request())) == WHOLE
+    assert {machine.here.state().loaded[0].used for machine in (b, c, d)} == {2}
+
+
+async def test_killed_nodes_do_not_hide_that_two_engines_broke(cluster: Cluster) -> None:
+    a, b, c, d, e = await cluster.add("a", "b", "c", "d", "e")
+    for machine in (d, e):
+        await machine.put("m", Fail("poison"))
+    async with killed(b, c) as left:
+        with pytest.raises(EngineFailed, match="poison"):
+            await answer(a.node, request())
+    assert left.asked == 2
+
+
+GONE, BROKEN, LATE = ConnectionLost("b broke off"), EngineFailed("poison"), Timeout("b was too slow")
+STOPPING, UNKNOWN = NotReady("c is stopping"), ModelNotFound("no m here")
+FULL, FULLER = Overloaded("full", retry_after=3), Overloaded("fuller", retry_after=9)
+
+
+@pytest.mark.parametrize(
+    ("failures", "last", "told"),
+    [
+        ((GONE,), UNKNOWN, NotReady("no node is left that could answer: b broke off")),
+        ((GONE, STOPPING), UNKNOWN, NotReady("no node is left that could answer: b broke off")),
+        ((STOPPING, GONE), UNKNOWN, STOPPING),
+        ((UNKNOWN, GONE), UNKNOWN, NotReady("no node is left that could answer: b broke off")),
+        ((GONE, STOPPING, BROKEN), UNKNOWN, BROKEN),
+        ((GONE, LATE), UNKNOWN, LATE),
+        ((FULLER, BROKEN), UNKNOWN, BROKEN),
+        ((FULLER, FULL), STOPPING, Overloaded("fuller", retry_after=3)),
+        ((GONE, FULLER), FULL, Overloaded("fuller", retry_after=3)),
+        ((GONE, STOPPING), FULL, FULL),
+        ((UNKNOWN,), UNKNOWN, UNKNOWN),
+    ],
+)
+def test_of_several_failures_the_one_that_helps_most_is_told(
+    failures: Sequence[ExoError], last: ExoError, told: ExoError
+) -> None:
+    joined = dispatch._joined(failures, last)
+    assert (type(joined), joined.message, joined.retry_after) == (type(told), told.message, told.retry_after)
 
 
 async def test_the_clients_own_fault_is_told_at_once(cluster: Cluster) -> None:

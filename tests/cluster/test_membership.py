@@ -187,7 +187,7 @@ async def test_a_session_is_opened_anew_for_a_node_that_does_not_hear_this_one(
     deaf = await asyncio.to_thread(
         Session,
         settings,
-        place((0,), addresses(), udp=False),
+        place((0,), addresses()),
         (a.address,),
         asyncio.get_running_loop(),
         lambda sender, payload: None,

@@ -1,14 +1,16 @@
 """What is put through the contract: one way to build each kind of responder."""
 
 import gc
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import pytest
 from aiohttp.test_utils import TestServer
 
+from exo.cards import ModelCard, Share, Span
 from exo.chat import ChatRequest, Message, Sampling, Text
 from exo.engine import Responder
 from exo.engines.llamacpp import LlamaCppEngine
@@ -21,7 +23,10 @@ from exo.http.upstream import Upstream
 from exo.metrics import Metrics
 from exo.residency import Limits, Residency
 from exo.settings import HttpSettings, UpstreamSettings
+from exo.shards.engine import LayersEngine, Split
+from exo.shards.process import RunningShard
 from exo.store.catalogue import BUNDLED, Catalogue
+from tests.cluster.shard_nodes import NUMPY, SLOTS, ShardNode
 from tests.doubles import SilentObserver, card, served
 from tests.rkllama.npu import Board
 
@@ -142,9 +147,74 @@ def npu(release: str) -> Callable[[Ground], AbstractAsyncContextManager[Subject]
     return on_board
 
 
+def layers(name: str, module: str) -> Callable[[Ground], AbstractAsyncContextManager[Subject]]:
+    """An engine of layers, whole in one process."""
+
+    @asynccontextmanager
+    async def in_a_process(ground: Ground) -> AsyncIterator[Subject]:
+        with pytest.MonkeyPatch.context() as patched:
+            # Where tinygrad keeps what it has compiled: not among what the developer's own models need.
+            patched.setenv("CACHEDB", str(ground.build / "tinygrad.db"))
+            async with _layered(LayersEngine(name, module, slots=3)) as subject:
+                yield subject
+
+    return in_a_process
+
+
+@asynccontextmanager
+async def split(ground: Ground) -> AsyncIterator[Subject]:
+    """One in three processes."""
+
+    async def plan(card: ModelCard, folder: Path) -> Split:
+        async def open_rest() -> Sequence[RunningShard]:
+            engine = LayersEngine("numpy", NUMPY)
+            return [
+                await engine.open(folder, span, ends=False, slots=3, context=card.context)
+                for span in (Span(2, 3), Span(3, 6))
+            ]
+
+        return Split(Span(0, 2), open_rest)
+
+    async with _layered(LayersEngine("numpy", NUMPY, slots=3, plan=plan)) as subject:
+        yield subject
+
+
+@asynccontextmanager
+async def sharded(ground: Ground) -> AsyncIterator[Subject]:
+    """One whose second half is on another node, behind that one's HTTP server."""
+    here = ShardNode("here", split=(Share("here", Span(0, 3)), Share("there", Span(3, 6))))
+    there = ShardNode("there")
+    here.peers, there.peers = [there], [here]
+    try:
+        for node in (here, there):
+            await node.start()
+        yield Subject(here.here, slots=SLOTS, model="exo-demo")
+        assert there.held, "nothing was computed there"
+    finally:
+        for node in (here, there):
+            await node.stop()
+        gc.collect()  # see on_board
+
+
+@asynccontextmanager
+async def _layered(engine: LayersEngine) -> AsyncIterator[Subject]:
+    card = Catalogue(BUNDLED, formats=("safetensors",))["exo-demo"][0]
+    model = await engine.load(card, DEMO.parent)
+    try:
+        yield Subject(model, slots=3, model="exo-demo")
+    finally:
+        await model.unload()
+        gc.collect()  # see on_board
+
+
 SUBJECTS: Mapping[str, Callable[[Ground], AbstractAsyncContextManager[Subject]]] = {
     "scripted": scripted,
     "llamacpp": llamacpp,
+    "mlx": layers("mlx", "exo.engines.mlx"),
+    "tinygrad": layers("tinygrad", "exo.engines.tinygrad"),
+    "layers": layers("numpy", NUMPY),
+    "split": split,
+    "sharded": sharded,
     "residency": residency,
     "remote": remote,
     "npu-1.2.3": npu("1.2.3"),

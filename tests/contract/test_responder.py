@@ -10,18 +10,26 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from exo.chat import Reasoning, Sampling, SoFar, Text
 from exo.errors import ContextLengthExceeded
 from tests.contract.subjects import SUBJECTS, Ground, Subject
 from tests.doubles import answer, finished, reasoning, text
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture(params=SUBJECTS)
+
+@pytest_asyncio.fixture(params=SUBJECTS, scope="module", loop_scope="module")
 async def subject(
-    request: pytest.FixtureRequest, tmp_path: Path, build: Path, file_for: Callable[..., Path]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    build: Path,
+    file_for: Callable[..., Path],
 ) -> AsyncIterator[Subject]:
-    async with SUBJECTS[request.param](Ground(tmp_path, build, file_for)) as subject:
+    """One for all the tests, as some take seconds to load; none of them leaves anything behind in it."""
+    ground = Ground(tmp_path_factory.mktemp(request.param), build, file_for)
+    async with SUBJECTS[request.param](ground) as subject:
         yield subject
 
 

@@ -258,7 +258,6 @@ def test_what_this_node_does_not_do(client: ollama.Client) -> None:
         lambda: client.copy("exo-demo", "other"),
         lambda: client.push("exo-demo"),
         lambda: client.create("other", from_="exo-demo", system="Be brief."),
-        lambda: client.pull("someone/something"),
     ]
     for ask in asked:
         with pytest.raises(ollama.ResponseError) as caught:

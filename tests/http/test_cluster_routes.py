@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from aiohttp.web import RouteDef
 
 from exo.engines.scripted import Fail, Hang, Wait
-from exo.errors import EngineFailed, ExoError, ModelNotFound, NotReady, Timeout, Unauthorized
+from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Unauthorized
 from exo.http import cluster_routes, openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -410,7 +410,7 @@ async def test_a_node_that_says_nothing_at_all_is_given_up(servers: Servers) -> 
     await a.put("m", load=(Hang(),))
     remote = peer(a, silence=0.2)
     try:
-        with pytest.raises(Timeout, match="silent for"):
+        with pytest.raises(ConnectionLost, match="silent for"):
             await remote.spread("m", 1)
     finally:
         await remote.close()

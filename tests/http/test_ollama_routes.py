@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Sampling, Text
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel
-from exo.errors import BadRequest, EngineFailed, ExoError, Overloaded
+from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, Overloaded
 from exo.http import ollama_routes, openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -66,6 +66,8 @@ class Books:
         self.asked.append(("keep", (model, seconds)))
 
     async def delete(self, model: str) -> None:
+        if model not in {*(card.id for card in self._cards), "kept"}:
+            raise ModelNotFound(f"model '{model}' is not here", param="model")
         self.asked.append(("delete", model))
 
     def create(self, model: str, recipe: Recipe) -> None:
@@ -291,6 +293,15 @@ async def test_create_and_delete() -> None:
     assert books.asked == [("create", ("new", recipe)), ("delete", "m")]
     status, _ = await ask(books, "/api/create", {"model": "new", "from": "nowhere"})
     assert status == 404
+
+
+async def test_what_is_on_the_disk_is_deleted_though_it_cannot_be_asked_for() -> None:
+    books = Books()
+    assert (await ask(books, "/api/show", {"model": "kept"}))[0] == 404
+    assert await ask(books, "/api/delete", {"model": "kept"}, verb="DELETE") == (200, [])
+    assert books.asked == [("delete", "kept")]
+    for name in ("nope", "nope:latest"):
+        assert (await ask(books, "/api/delete", {"model": name}, verb="DELETE"))[0] == 404
 
 
 async def test_pull() -> None:

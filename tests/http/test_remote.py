@@ -12,10 +12,11 @@ from aiohttp.test_utils import TestServer
 
 from exo.chat import ChatRequest, Message, Text
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel, Wait
-from exo.errors import BY_CODE, EngineFailed, ExoError, NotReady, Overloaded
+from exo.errors import BY_CODE, ConnectionLost, EngineFailed, ExoError, NotReady, Overloaded, Timeout
 from exo.http import openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
+from exo.http.peer import Peer
 from exo.http.remote import Remote
 from exo.metrics import Metrics
 from exo.settings import HttpSettings
@@ -141,7 +142,7 @@ async def test_a_connection_cut_in_the_middle_is_a_failure(odd: tuple[dict[str, 
     says, remote = odd
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     says.update(raw=head + b'50\r\ndata: {"choices": [{"index": 0, "del')
-    with pytest.raises(EngineFailed, match="broke off"):
+    with pytest.raises(ConnectionLost, match="broke off"):
         await answer(remote, ASK)
 
 
@@ -150,8 +151,30 @@ async def test_a_connection_closed_without_an_answer_is_a_failure(
 ) -> None:
     says, remote = odd
     says.update(raw=b"")
-    with pytest.raises(EngineFailed, match="broke off"):
+    with pytest.raises(ConnectionLost, match="broke off"):
         await answer(remote, ASK)
+
+
+@pytest.mark.parametrize(("kind", "means"), [(Remote, Timeout), (Peer, ConnectionLost)])
+async def test_silence_is_slowness_of_any_server_and_the_end_of_a_node(
+    kind: type[Remote], means: type[ExoError]
+) -> None:
+    """A node of the cluster says all the time that it is there; other servers say nothing until they have
+    read the prompt."""
+    heard = asyncio.Event()
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            heard.set()
+            await reader.read()
+
+    async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
+        remote = kind(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", name="it", silence=0.2)
+        with pytest.raises(means, match=r"it was silent for 0\.2 s") as failed:
+            await answer(remote, ASK)
+        assert type(failed.value) is means
+        assert heard.is_set()
+        await remote.close()
 
 
 async def test_something_that_is_no_such_server_is_a_failure(odd: tuple[dict[str, object], Remote]) -> None:

@@ -37,14 +37,14 @@ class Shelf(Catalogue):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.downloads: list[Progress | ExoError] = []
+        self.steps: list[Progress | ExoError] = []
         self.pulled: list[str] = []
         self.goes_on = asyncio.Event()
         self.goes_on.set()
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
         self.pulled.append(name)
-        for step in self.downloads:
+        for step in self.steps:
             if isinstance(step, ExoError):
                 raise step
             yield step
@@ -264,7 +264,7 @@ async def test_a_model_goes_off_the_disk(tmp_path: Path) -> None:
 
 async def test_a_download_is_lines_of_percent(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [Progress("f", done, 2000) for done in (0, 1, 700, 701, 1999, 2000)]
+        server.shelf.steps = [Progress("f", done, 2000) for done in (0, 1, 700, 701, 1999, 2000)]
         answer = await server.post("/pull", json={"model": "user/repository/f"})
         assert answer.content_type == "text/plain"
         assert await answer.text() == "0%\n35%\n99%\n100%\n"
@@ -273,13 +273,13 @@ async def test_a_download_is_lines_of_percent(tmp_path: Path) -> None:
 
 async def test_a_download_of_unknown_size_is_done_in_the_end(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [Progress("f", done, 0) for done in (0, 1, 2)]
+        server.shelf.steps = [Progress("f", done, 0) for done in (0, 1, 2)]
         assert await (await server.post("/pull", json={"model": "u/r/f"})).text() == "0%\n100%\n"
 
 
 async def test_a_download_that_fails_at_once_is_a_status(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [NotFound("no such file")]
+        server.shelf.steps = [NotFound("no such file")]
         failed = await server.post("/pull", json={"model": "u/r/f"})
         assert failed.status == 404
         assert await error_of(failed) == "no such file"
@@ -287,21 +287,21 @@ async def test_a_download_that_fails_at_once_is_a_status(tmp_path: Path) -> None
 
 async def test_a_download_that_fails_later_is_never_done(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [Progress("f", 5, 10), NotReady("the hub\nis gone")]
+        server.shelf.steps = [Progress("f", 5, 10), NotReady("the hub\nis gone")]
         answer = await server.post("/pull", json={"model": "u/r/f"})
         assert await answer.text() == "50%\nError: the hub is gone\n"
 
 
 async def test_a_download_that_is_no_good_in_the_end_is_never_done(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [Progress("f", 10, 10), EngineFailed("wrong checksum")]
+        server.shelf.steps = [Progress("f", 10, 10), EngineFailed("wrong checksum")]
         answer = await server.post("/pull", json={"model": "u/r/f"})
         assert await answer.text() == "99%\nError: wrong checksum\n"
 
 
 async def test_a_shutdown_does_not_wait_for_a_download(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
-        server.shelf.downloads = [Progress("f", 5, 10), Progress("f", 10, 10)]
+        server.shelf.steps = [Progress("f", 5, 10), Progress("f", 10, 10)]
         server.shelf.goes_on.clear()
         answer = await server.post("/pull", json={"model": "u/r/f"})
         assert await answer.content.readline() == b"50%\n"

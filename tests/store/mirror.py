@@ -1,5 +1,6 @@
 """A hub on this machine: what `huggingface_hub` asks and reads of one, and the ways in which it fails."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,7 +33,11 @@ class Mirror:
         self.seen: list[Seen] = []
         self.refuses: tuple[int, str] | None = None  # status and X-Error-Code of every answer
         self.token = ""  # is asked for, if there is one
+        self.gated = ""  # is asked for files alone, as the hub does: what there is, everybody may know
+        self.info: object = None  # instead of what the repository has
         self.cuts: list[int] = []  # bytes until the connection is lost, for each download to come
+        self.held: dict[str, asyncio.Event] = {}  # files whose second half waits for it
+        self.at_once = self.most_at_once = 0  # downloads
         self.takes_ranges = True
         self.tag: str | None = None  # instead of the checksum
         self.size: int | None = None  # instead of the true one
@@ -43,6 +48,7 @@ class Mirror:
     async def running(self) -> AsyncIterator["Mirror"]:
         hub, store = web.Application(), web.Application()
         hub.router.add_route("*", "/{user}/{name}/resolve/{revision}/{file:.+}", self._resolve)
+        hub.router.add_get("/api/models/{user}/{name}", self._info)
         hub.router.add_get("/api/models/{user}/{name}/tree/main", self._tree)
         hub.router.add_route("*", "/{anything:.*}", self._else)
         store.router.add_get("/{file:.+}", self._store)
@@ -57,11 +63,26 @@ class Mirror:
             seen for seen in self.seen if seen.method == "GET" and (not self.large or "/of/" in seen.path)
         ]
 
+    async def _info(self, http: web.Request) -> web.Response:
+        self._note(http)
+        self._refuse(http)
+        self._look_up(http)
+        if self.info is not None:
+            return web.json_response(self.info)
+        assert http.query["blobs"], "else no sizes come"
+        rows = [{"rfilename": name, "size": len(content)} for name, content in self.files.items()]
+        return web.json_response({"id": self.repository, "sha": COMMIT, "siblings": rows})
+
+    def _look_up(self, http: web.Request) -> None:
+        if f"{http.match_info['user']}/{http.match_info['name']}" != self.repository:
+            raise web.HTTPNotFound(headers={"X-Error-Code": "RepoNotFound"})
+
     async def _resolve(self, http: web.Request) -> web.StreamResponse:
         self._note(http)
         self._refuse(http)
-        if f"{http.match_info['user']}/{http.match_info['name']}" != self.repository:
-            raise web.HTTPNotFound(headers={"X-Error-Code": "RepoNotFound"})
+        self._look_up(http)
+        if self.gated and http.headers.get("Authorization") != f"Bearer {self.gated}":
+            raise _Refusal(headers={"X-Error-Code": "GatedRepo"}, text="refused", status=403)
         file = http.match_info["file"]
         if file not in self.files:
             raise web.HTTPNotFound(headers={"X-Error-Code": "EntryNotFound"})
@@ -91,7 +112,17 @@ class Mirror:
             response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         await response.prepare(http)
         end = start + self.cuts.pop(0) if self.cuts else len(content)
-        await response.write(content[start:end])
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if held := self.held.get(http.path.rpartition("/")[2]):
+                half = (start + end) // 2
+                await response.write(content[start:half])
+                await held.wait()
+                start = half
+            await response.write(content[start:end])
+        finally:
+            self.at_once -= 1
         if end < len(content):
             assert http.transport
             http.transport.close()
@@ -122,7 +153,9 @@ class Mirror:
             refusal = (401, "GatedRepo")
         if refusal:
             status, code = refusal
-            raise _Refusal(headers={"X-Error-Code": code} if code else {}, text=str(status), status=status)
+            raise _Refusal(
+                headers={"X-Error-Code": code} if code else {}, text=f"refused with {status}", status=status
+            )
 
 
 class _Refusal(web.HTTPException):

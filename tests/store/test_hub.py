@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -22,15 +21,10 @@ MB = 1 << 20
 
 
 @pytest.fixture
-async def mirror(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mirror]:
-    monkeypatch.setattr(hub, "_PAUSE", 0.0)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
-    mirror = Mirror()
+def mirror(mirror: Mirror) -> Mirror:
+    """With one file."""
     mirror.files[FILE] = CONTENT
-    async with mirror.running() as mirror:
-        yield mirror
+    return mirror
 
 
 async def fetched(mirror: Mirror, into: Path, file: str = FILE, token: str | None = None) -> list[Progress]:

@@ -11,7 +11,7 @@ from exo.chat import ChatRequest, Delta, Finished, Message, Reasoning, Sampling,
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device, Node
 from exo.routing import Route
-from exo.wire import cluster, ollama, openai, openapi
+from exo.wire import cluster, downloads, ollama, openai, openapi
 from exo.wire.openai import encode_chat, encode_completion
 from tests.doubles import card
 
@@ -48,9 +48,15 @@ def test_every_route_is_there() -> None:
         "/v1/models/{id}",
         "/v1/cluster",
         "/v1/topology",
+        "/v1/cluster/plan",
         "/v1/route/explain",
         "/v1/load",
         "/v1/spread",
+        "/download",
+        "/v1/download/progress",
+        "/modelpool",
+        "/initial_models",
+        "/models/{id}",
         "/healthcheck",
         "/ready",
         "/metrics",
@@ -129,6 +135,8 @@ def last_event(data: bytes) -> bytes:
         ("Topology", cluster.topology_answer(ALONE)),
         ("RoutesAnswer", cluster.routes_answer("m", [Route(ALONE.me, card("m"), ("loaded",), 0.25)])),
         ("SpreadBody", b'{"model":"m","nodes":2}'),
+        ("DownloadBody", b'{"model":"user/m"}'),
+        ("DownloadAnswer", downloads.answer("x")),
         ("OllamaChat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"keep_alive":"5m"}'),
         ("OllamaGenerate", b'{"model":"m","prompt":"x","format":"json","options":{"num_predict":-1}}'),
         ("OllamaEmbed", b'{"model":"m","input":["a"]}'),

@@ -9,8 +9,10 @@ from exo import commandline
 from exo.cli import options
 from exo.cli.chat import run
 from exo.cli.cluster import cluster
+from exo.cli.downloads import pull, rm, show
 from exo.cli.models import list_models, ps
 from exo.cli.nodes import nodes, spread
+from exo.cli.plan import plan
 from exo.cli.retired import RETIRED
 from exo.cli.serve import serve
 
@@ -40,7 +42,11 @@ def app() -> None:
 app.add_command(serve)
 app.add_command(run)
 app.add_command(list_models)
+app.add_command(pull)
+app.add_command(show)
+app.add_command(rm)
 app.add_command(ps)
+app.add_command(plan)
 app.add_command(nodes)
 app.add_command(spread)
 app.add_command(cluster)

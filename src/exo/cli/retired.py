@@ -10,16 +10,10 @@ RETIRED: Mapping[str, str] = {
     "--discovery-timeout": "a node that is gone is noticed within seconds. Leave it out",
     "--listen-port": _NO_PORTS,
     "--broadcast-port": _NO_PORTS,
-    "--max-parallel-downloads": "this release downloads nothing; put .gguf files into the models folder",
-    "--download-quick-check": "this release downloads nothing; put .gguf files into the models folder",
+    "--download-quick-check": "what is on the disk is known by its checksum. Leave it out",
     "--tailscale-api-key": _TAILSCALE,
     "--tailnet-name": _TAILSCALE,
     "--run-model": "use the command: exo run MODEL",
     "--prompt": "give the question after the model: exo run MODEL 'QUESTION'",
     "--tui": "there is no panel in this release yet; exo ps shows the node",
-}
-
-ENGINES: Mapping[str, str] = {
-    "mlx": "the MLX engine is not in this release yet",
-    "tinygrad": "the tinygrad engine is not in this release yet",
 }

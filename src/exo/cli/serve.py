@@ -1,15 +1,17 @@
 """`exo serve`: flags and environment to settings, and a node that runs."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from exo import commandline
+from exo import commandline, partition
+from exo.cards import Dtype, Share
 from exo.cli import clusters, options
-from exo.cli.retired import ENGINES as RETIRED_ENGINES
 from exo.cli.upstreams import server_url, upstreams
-from exo.settings import Defaults, HttpSettings, Settings
+from exo.errors import BadRequest
+from exo.settings import Defaults, HttpSettings, LayersSettings, Settings
 
 
 def _engine(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -18,12 +20,32 @@ def _engine(context: click.Context, parameter: click.Parameter, value: str | Non
     # The NPU is not driven by this process but by a server: see `upstreams`.
     if value is None or value in (*ENGINES, "rkllm"):
         return value
-    why = RETIRED_ENGINES.get(value, "there is no such engine")
-    raise click.BadParameter(f"'{value}': {why}. There is {', '.join(ENGINES)} and rkllm")
+    from exo.engines import others
+
+    if value in (theirs := others.names()):
+        return value
+    raise click.BadParameter(
+        f"'{value}': there is no such engine. There is {', '.join((*ENGINES, *theirs))} and rkllm"
+    )
 
 
 def _servers(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(server_url(each) for each in given)
+
+
+def _splits(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> Mapping[str, tuple[Share, ...]]:
+    splits = {}
+    for text in given:
+        try:
+            model, shares = partition.parse(text)
+        except BadRequest as error:
+            raise click.BadParameter(error.message) from error
+        if model in splits:
+            raise click.BadParameter(f"{model} is split twice")
+        splits[model] = shares
+    return splits
 
 
 @click.command()
@@ -55,7 +77,7 @@ def _servers(context: click.Context, parameter: click.Parameter, given: tuple[st
 @click.option(
     "--inference-engine",
     callback=_engine,
-    help="Only this engine: llamacpp, rkllm (the models of the NPU server) or dummy.",
+    help="Only this engine: llamacpp, mlx, tinygrad, rkllm (the models of the NPU server) or dummy.",
 )
 @click.option(
     "--upstream",
@@ -99,6 +121,13 @@ def _servers(context: click.Context, parameter: click.Parameter, given: tuple[st
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="One more folder to look for models in.",
 )
+@click.option(
+    "--max-parallel-downloads",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Files of a model that are downloaded at once.",
+)
 @click.option("--memory", help="What all models together may take, like 6GB. [default: 3/4 of the machine's]")
 @click.option(
     "--slots",
@@ -113,6 +142,21 @@ def _servers(context: click.Context, parameter: click.Parameter, given: tuple[st
     show_default=True,
     type=click.IntRange(min=64),
     help="Most tokens of context a model gets for each of its slots.",
+)
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    help="What mlx and tinygrad compute in: float32 on a CPU, elsewhere the model's own.",
+)
+@click.option(
+    "--split",
+    multiple=True,
+    metavar="MODEL=NODE:0-13,NODE:14-27",
+    callback=_splits,
+    help="Which nodes have which layers of a model, this one the first. May be repeated. "
+    "[default: by memory, where no node can hold it alone]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: the engine's choice]")
 @click.option(
@@ -157,9 +201,12 @@ def serve(
     max_generate_tokens: int | None,
     system_prompt: str | None,
     models_seed_dir: Path | None,
+    max_parallel_downloads: int,
     memory: str | None,
     slots: int,
     context: int,
+    dtype: Dtype,
+    split: Mapping[str, tuple[Share, ...]],
     threads: int | None,
     max_waiting: int,
     idle_unload: float,
@@ -169,7 +216,8 @@ def serve(
 ) -> None:
     """Start a node and answer until Ctrl-C or SIGTERM.
 
-    Models are .gguf files in EXO_HOME/models (default ~/.cache/exo/models), and the bundled exo-demo.
+    Models are in EXO_HOME/models (default ~/.cache/exo/models): what `exo pull` has put there, .gguf files,
+    and folders with config.json and safetensors. The bundled exo-demo is always there.
     EXO_API_KEY, when set, is asked of every client. DEBUG=1 logs more.
 
     The models of the NPU server are offered where it is named, by RKLLM_SERVER_HOST (default localhost),
@@ -179,6 +227,13 @@ def serve(
     that have the same one do; with EXO_API_KEY all need the same one.
     """
     commandline.log_to_stderr()
+    own_id = node_id or options.node_id(port)
+    for model, shares in split.items():
+        if shares[0].node != own_id:
+            raise click.UsageError(
+                f"--split {model}: the first layers are {shares[0].node}'s, and this node is {own_id}. "
+                f"Give it to that node, whose split is this one's, too"
+            )
     settings = Settings(
         http=HttpSettings(
             host=host,
@@ -194,7 +249,7 @@ def serve(
             max_tokens=max_generate_tokens,
             system_prompt=system_prompt,
         ),
-        node_id=node_id or options.node_id(port),
+        node_id=own_id,
         folders=options.model_folders(models_seed_dir),
         upstreams=upstreams(os.environ, upstream, inference_engine, port),
         engine=inference_engine,
@@ -203,9 +258,11 @@ def serve(
         slots=slots,
         context=context,
         threads=threads,
+        layers=LayersSettings(dtype=dtype, splits=split),
         idle_seconds=idle_unload or None,
         silence=timeout,
         wait_for_peers=wait_for_peers,
+        parallel_downloads=max_parallel_downloads,
         preload=preload,
     )
     import uvloop

@@ -3,15 +3,16 @@
 Theory of operation. `routing.choose` picks a node from what the nodes say of themselves and from what this
 one has under way on them, which it knows sooner. A node that fails is left out, and the next best is chosen:
 before the first delta the request is simply sent again; after it, the other node is told what has been said
-and goes on from there, so the client reads one answer. A request that another node passed on is answered by
-this machine alone, so nothing goes in circles.
+and goes on from there, so the client reads one answer. A node that is gone, or that cannot serve now, says
+nothing against the request, which is tried until no node is left; one that breaks engines is not. A request
+that another node passed on is answered by this machine alone, so nothing goes in circles.
 """
 
 import asyncio
 import logging
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -31,7 +32,7 @@ from exo.chat import (
 )
 from exo.cluster.reach import nearest
 from exo.cluster.traffic import Traffic
-from exo.errors import EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
+from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
 from exo.http.peer import Peer
 from exo.node import LocalNode
 from exo.nodes import Cluster, Node
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 # A node that is cut off is silent; one that is there says something every half a second.
 _SILENCE = 2.0
-# A request that breaks the engine of two nodes would break a third one's, too.
+# A request that breaks the engine of two nodes that are there would break a third one's, too.
 _MOST_BROKEN = 2
 _MOST_TAKEN = 512
 # What another node may do better.
@@ -101,7 +102,7 @@ class ClusterNode:
             if via or not known or not isinstance(absent, ModelNotFound):
                 raise
             known |= {card.id: card for card in await self._here.cards()}
-            raise ModelNotFound(routing.missing(model, sorted(known)), param="model") from absent
+            raise self._here.absent(model, known) from absent
 
     def explain(self, asked: Asked) -> Sequence[Route]:
         """Where such a request could go, best first, with the reasons."""
@@ -200,10 +201,10 @@ class ClusterNode:
         except (NotReady, ModelNotFound, Overloaded) as none_left:
             if not tried:
                 raise
-            raise _joined(tried.values(), none_left) from none_left
+            raise _joined(tuple(tried.values()), none_left) from none_left
 
     def _may_go_on(self, tried: Mapping[str, ExoError]) -> bool:
-        return sum(isinstance(error, EngineFailed) for error in tried.values()) < _MOST_BROKEN
+        return sum(_is_broken(error) for error in tried.values()) < _MOST_BROKEN
 
     def _note(self, id: str, route: Route) -> None:
         self._taken[id] = f"{route.node.id}: {'; '.join(route.why)}"
@@ -232,13 +233,27 @@ class ClusterNode:
         return remote
 
 
-def _joined(failures: Iterable[ExoError], last: ExoError) -> ExoError:
-    """What to tell the client: the first real failure, or if all nodes are only full, the shortest wait."""
-    errors = [*failures, last]
-    if all(isinstance(error, Overloaded) for error in errors[:-1]):
-        waits = [error.retry_after for error in errors if error.retry_after is not None]
-        return Overloaded(errors[0].message, retry_after=min(waits, default=None))
-    return next(error for error in errors if not isinstance(error, Overloaded))
+def _is_broken(error: ExoError) -> bool:
+    """Whether an engine failed whose node is still there."""
+    return isinstance(error, EngineFailed) and not isinstance(error, ConnectionLost)
+
+
+def _joined(failures: Sequence[ExoError], last: ExoError) -> ExoError:
+    """What to tell the client when no node is left: what went wrong on one that is there, else the shortest
+    wait where one is only full, else that all which could have answered are gone or not ready."""
+    for error in failures:
+        if _is_broken(error) or isinstance(error, Timeout):
+            return error
+    full = [error for error in (*failures, last) if isinstance(error, Overloaded)]
+    if full:
+        waits = [error.retry_after for error in full if error.retry_after is not None]
+        return Overloaded(full[0].message, retry_after=min(waits, default=None))
+    for error in failures:
+        if isinstance(error, NotReady):
+            return error
+        if isinstance(error, ConnectionLost):
+            return NotReady(f"no node is left that could answer: {error.message}")
+    return failures[0]
 
 
 class _Answer:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from exo.cluster import configuration, discovery
+from exo.cluster import discovery
 from exo.cluster.network import Address, Place, addresses, place
 from exo.cluster.session import Session
 from exo.cluster.settings import ClusterSettings
@@ -100,7 +100,7 @@ class Membership:
         return self._settings.port if self._place is None else self._place.port
 
     def announce(self) -> None:
-        """This node changed: the others are told now, though not more than a few times a second."""
+        """This node changed: the others are told now, though not more than ten times a second."""
         self._due.set()
 
     async def start(self) -> None:
@@ -188,9 +188,8 @@ class Membership:
 
     def _find_place(self) -> Place:
         wanted, before = self._settings.port, self.port
-        udp = configuration.protocol(self._settings) == "quic"
         # Those who connect to this node by its address find it where it was, if it cannot be as it should.
-        found = place(dict.fromkeys((wanted or before, before, 0)), self._addresses, udp=udp)
+        found = place(dict.fromkeys((wanted or before, before, 0)), self._addresses)
         if wanted not in (0, found.port) and found.port != before:
             log.warning("port %d is taken: this node is at port %d of its cluster", wanted, found.port)
         return found

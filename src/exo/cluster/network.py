@@ -44,7 +44,7 @@ def addresses() -> frozenset[Address]:
     )
 
 
-def place(ports: Iterable[int], addresses: Iterable[Address], *, udp: bool) -> Place:
+def place(ports: Iterable[int], addresses: Iterable[Address]) -> Place:
     """Where to listen: these addresses and this machine's own, at the first of `ports` that nobody has. 0 is
     any. An address that is not ready (IPv6 looks for duplicates first) is left out. Raises `NotReady`."""
     wanted = (_LOOPBACK, *sorted(addresses, key=lambda each: (each.version, each)))
@@ -53,18 +53,18 @@ def place(ports: Iterable[int], addresses: Iterable[Address], *, udp: bool) -> P
         # What is free at the first address may be taken at the next one.
         for _ in range(_ATTEMPTS if port == 0 else 1):
             try:
-                return _listenable(port, wanted, udp=udp)
+                return _listenable(port, wanted)
             except OSError as error:
                 failure = error
     reason = failure.strerror if failure is not None else "none is given"
     raise NotReady(f"no port can be listened on for the cluster: {reason}") from failure
 
 
-def _listenable(port: int, addresses: Iterable[Address], *, udp: bool) -> Place:
+def _listenable(port: int, addresses: Iterable[Address]) -> Place:
     usable: list[Address] = []
     for each in addresses:
         try:
-            port = _bound(each, port, udp=udp)
+            port = _bound(each, port)
             usable.append(each)
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
@@ -72,15 +72,13 @@ def _listenable(port: int, addresses: Iterable[Address], *, udp: bool) -> Place:
     return Place(tuple(usable), port)
 
 
-def _bound(address: Address, port: int, *, udp: bool) -> int:
+def _bound(address: Address, port: int) -> int:
     """The port that could be listened on just now: `port`, or a free one for 0."""
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as probe:
-        if not udp:
-            # As the session does: connections of an earlier process that linger are no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the session does: connections of an earlier process that linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((str(address), port))
-        if not udp:
-            probe.listen()
+        probe.listen()
         bound: int = probe.getsockname()[1]
         return bound

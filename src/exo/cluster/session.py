@@ -86,8 +86,6 @@ class Session:
             f"{self._root}/state/{_chunk(id)}",
             state,
             congestion_control=zenoh.CongestionControl.DROP,
-            # Ahead of tensors under way, and not gathered with them.
-            priority=zenoh.Priority.INTERACTIVE_HIGH,
             express=True,
         )
 

@@ -1,4 +1,4 @@
-"""What each node says of itself once a second, and whether that is believed. Without I/O.
+"""What each node says of itself, and whether that is believed. Without I/O.
 
 As bytes: one that says whether it is signed, the signature if it is, then the state in MessagePack. The
 signature is HMAC-SHA256 over the cluster's name and the state. Fields a newer version adds are skipped;

@@ -4,22 +4,42 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from exo.cards import Dtype
 from exo.engine import Engine
+from exo.shards.engine import LayersEngine, Plan
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the owner set for all engines: requests at once per model, context cap in tokens, CPU
-    threads (None: the engine's own choice)."""
+    threads (None: the engine's own choice), and what engines of layers compute in. `plan` is how models are
+    split over nodes, for engines of layers."""
 
     slots: int = 4
     context: int | None = None
     threads: int | None = None
+    dtype: Dtype = "auto"
+    plan: Plan | None = None
 
 
 def _llamacpp(options: EngineOptions) -> Engine:
     from exo.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(slots=options.slots, context=options.context, threads=options.threads)
+
+
+def _layers(name: str) -> Callable[[EngineOptions], Engine]:
+    def make(options: EngineOptions) -> Engine:
+        return LayersEngine(
+            name,
+            f"exo.engines.{name}",
+            slots=options.slots,
+            context=options.context,
+            threads=options.threads,
+            dtype=options.dtype,
+            plan=options.plan,
+        )
+
+    return make
 
 
 def _scripted(options: EngineOptions) -> Engine:
@@ -30,5 +50,7 @@ def _scripted(options: EngineOptions) -> Engine:
 
 ENGINES: Mapping[str, Callable[[EngineOptions], Engine]] = {
     "llamacpp": _llamacpp,
+    "mlx": _layers("mlx"),
+    "tinygrad": _layers("tinygrad"),
     "dummy": _scripted,
 }

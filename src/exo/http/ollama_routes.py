@@ -114,9 +114,16 @@ async def show(http: web.Request) -> web.StreamResponse:
 
 
 async def delete(http: web.Request) -> web.StreamResponse:
+    """Of what is on the disk, whether it could be asked for or not."""
     owner_only(http)
-    card = await _card(http, ollama.decode_delete(await body_of(http)))
-    await http.app[DESK].served.delete(card.id)
+    model = http[RECORD].model = ollama.decode_delete(await body_of(http))
+    served = http.app[DESK].served
+    try:
+        await served.delete(model)
+    except ModelNotFound:
+        if not model.endswith(_LATEST):
+            raise
+        await served.delete(model.removesuffix(_LATEST))
     return web.Response()
 
 

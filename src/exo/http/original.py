@@ -28,7 +28,7 @@ import msgspec
 
 from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Usage
-from exo.errors import EngineFailed, ExoError, ModelNotFound, NotFound, NotReady, Timeout
+from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotFound, NotReady, Timeout
 from exo.wire import openai, rkllama
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class Original:
         reader.finish()
         if reader.reason is None and not await self._has_any():
             # Its streams have no length and need no end, so a crash looks like an answer that is over.
-            raise EngineFailed(f"{self.url} broke off: it has restarted in the middle of the answer")
+            raise ConnectionLost(f"{self.url} broke off: it has restarted in the middle of the answer")
         self._suspect = False
 
     async def _make_current(self, model: str) -> None:
@@ -243,7 +243,7 @@ class Original:
         except TimeoutError as error:
             raise Timeout(f"{self.url} was silent for {self._silence:g} s") from error
         except aiohttp.ClientError as error:
-            raise EngineFailed(f"{self.url} broke off: {error}") from error
+            raise ConnectionLost(f"{self.url} broke off: {error}") from error
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

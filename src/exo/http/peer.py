@@ -1,12 +1,14 @@
 """Another node of the cluster: a server that answers, and one that can be asked to make ready."""
 
+from exo.errors import ConnectionLost, ExoError
 from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, proof
 from exo.http.remote import Remote
 from exo.wire import cluster as wire
 
 
 class Peer(Remote):
-    """A `Remote` that brings models into memory, too. While it works it says so: see `http.patience`."""
+    """A `Remote` that brings models into memory, too. While it works it says so (see `http.patience`, and the
+    keep-alive comments of an answer), so one that is silent is gone."""
 
     async def load(self, model: str, *, via: str, client: str = "") -> wire.LoadAnswer:
         """Has the model loaded there and nowhere else; `via` is the node that asks. Raises what the loading
@@ -28,3 +30,6 @@ class Peer(Remote):
         with self._their_errors_as_ours():
             async with await self._ask("POST", path, headers, wire.encode(body)) as answer:
                 return await answer.read()
+
+    def _silent(self) -> ExoError:
+        return ConnectionLost(f"{self._name} was silent for {self._silence:g} s")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import aiohttp
 
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
-from exo.errors import EngineFailed, ExoError, NotReady, Timeout
+from exo.errors import ConnectionLost, ExoError, NotReady, Timeout
 from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, REQUEST_ID_HEADER, proof
 from exo.wire import openai
 
@@ -143,10 +143,14 @@ class Remote:
                 f"cannot reach {self._name}: nothing answers within {self._connect:g} s"
             ) from error
         except TimeoutError as error:
-            raise Timeout(f"{self._name} was silent for {self._silence:g} s") from error
+            raise self._silent() from error
         except aiohttp.ClientError as error:
             # Without its traceback in the log: the cause is on the other machine.
-            raise EngineFailed(f"{self._name} broke off: {error}") from None
+            raise ConnectionLost(f"{self._name} broke off: {error}") from None
+
+    def _silent(self) -> ExoError:
+        """What it means that nothing has come for so long."""
+        return Timeout(f"{self._name} was silent for {self._silence:g} s")
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -9,7 +9,7 @@ server may be replaced by another one at the same address, so each answer also s
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -56,15 +56,19 @@ _PATIENCE = 2.0
 class Upstream:
     """One such server. A `node.Upstream`; call `close` at the end.
 
-    `silence` is in seconds: other servers than exo's say nothing at all during a long prefill.
+    `silence` is in seconds: other servers than exo's say nothing at all during a long prefill. `changed` is
+    called when `cards` are others than before.
     """
 
-    def __init__(self, settings: UpstreamSettings, *, silence: float) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, *, silence: float, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._npu = settings.kind == "rkllm"
         self._name = f"the {'NPU ' if self._npu else ''}server at {settings.url}"
         self._remote = Remote(settings.url, key=settings.key, name=self._name, silence=silence)
         self._original = Original(settings.url, key=settings.key, silence=silence)
         self._speaker: Remote | Original = self._remote
+        self._changed = changed
         self._models: dict[str, str] = {}  # our names to theirs, as of its last answer
         self._cards: tuple[ModelCard, ...] = ()
         self._lost: str | None = f"{self._name} has not answered yet"
@@ -182,6 +186,7 @@ class Upstream:
         return self._original, tuple(cards)
 
     def _found(self, cards: tuple[ModelCard, ...]) -> None:
+        before = self.cards
         named = {(_OURS.get(card.id, card.id) if self._npu else card.id): card for card in cards}
         self._models = {ours: card.id for ours, card in named.items()}
         self._cards = tuple(msgspec.structs.replace(card, id=ours) for ours, card in named.items())
@@ -191,9 +196,13 @@ class Upstream:
         if self._lost is not None:
             self._lost, self._told = None, False
             log.info("%s has %s", self._name, ", ".join(sorted(self._models)) or "no model")
+        if self.cards != before:
+            self._changed()
 
     def _lose(self, reason: str) -> None:
-        self._lost = reason
+        before, self._lost = self.cards, reason
+        if before:
+            self._changed()
         if not self._told:
             self._told = True
             log.warning("%s; it is asked again until it answers", reason)

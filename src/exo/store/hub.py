@@ -37,6 +37,7 @@ _CHUNK = 1 << 20
 # Failures in a row, none of which brought a byte, until a download is given up.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # seconds after the first of them; each further one is twice as long
+_US = {"user-agent": "exo-rkllama"}
 _SEGMENT = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,200}")
 _REPOSITORY = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 
@@ -50,9 +51,17 @@ def parse(name: str) -> tuple[str, str]:
 
 
 async def fetch(
-    repository: str, file: str, into: Path, *, endpoint: str | None, token: str | None
+    repository: str,
+    file: str,
+    into: Path,
+    *,
+    endpoint: str | None,
+    token: str | None,
+    revision: str | None = None,
 ) -> AsyncGenerator[Progress, None]:
     """Downloads `file` of `repository` ("user/name") into the folder `into`, under the last part of its name.
+
+    `revision` is the commit or branch that it is of, None for the main one.
 
     The first step is what is there already, the last one comes when the file is in its place; a file that is
     there and is the right one is not downloaded again. `endpoint` is the hub's address and `token` its key;
@@ -66,22 +75,41 @@ async def fetch(
     _check(repository, file)
     whole = into / file.rpartition("/")[2]
     # Left alone, this ends by itself: the library gives up after some seconds.
-    source = await asyncio.to_thread(_find, repository, file, endpoint, token)
-    with _errors_of_the_disk(into):
-        await _in_thread(partial(into.mkdir, parents=True, exist_ok=True))
-        here = await _in_thread(partial(size_if_whole, whole, source.etag, source.size))
+    source = await asyncio.to_thread(_find, repository, file, endpoint, token, revision)
+    with errors_of_the_disk(into):
+        await in_thread(partial(into.mkdir, parents=True, exist_ok=True))
+        here = await in_thread(partial(size_if_whole, whole, source.etag, source.size))
         if here is not None:
             yield Progress(file, here, here)
             return
         with Partial(whole, source.etag, source.size) as ours:
-            await _in_thread(ours.take_up)
-            _check_room(into, (source.size or 0) - ours.done)
+            await in_thread(ours.take_up)
+            check_room(into, (source.size or 0) - ours.done)
             yield Progress(file, ours.done, source.size or 0)
             async with aclosing(_rest(source, ours)) as steps:
                 async for _ in steps:
                     yield Progress(file, ours.done, source.size or 0)
-            await _in_thread(ours.install)
+            await in_thread(ours.install)
         yield Progress(file, ours.done, ours.done)
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a repository has as of `commit`: the size in bytes of each file by its name, 0 where unknown."""
+
+    commit: str
+    files: Mapping[str, int]
+
+
+async def listing(repository: str, *, endpoint: str | None, token: str | None) -> Listing:
+    """Asks what there is. Raises as `fetch` does."""
+    check_repository(repository)
+    return await asyncio.to_thread(_list, repository, endpoint, token)
+
+
+def check_repository(repository: str) -> None:
+    """Raises `BadRequest` for what is no name of a repository."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise BadRequest(f"'{repository[:200]}' names no repository: give user/repository", param="model")
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +123,35 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
 
 
-def _find(repository: str, file: str, endpoint: str | None, token: str | None) -> _Source:
+def _list(repository: str, endpoint: str | None, token: str | None) -> Listing:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+    no_hub = f"{endpoint} is no hub: it names neither version nor files of {repository}"
+    with _errors_of_the_hub(repository, "", endpoint):
+        try:
+            found = HfApi(endpoint, token=token or None, headers=_US).model_info(
+                repository, files_metadata=True
+            )
+        except HFValidationError:
+            raise
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # what came is not what the library expects
+            raise EngineFailed(no_hub) from error
+    if not found.sha or found.siblings is None:
+        raise EngineFailed(no_hub)
+    return Listing(found.sha, {each.rfilename: each.size or 0 for each in found.siblings})
+
+
+def _find(
+    repository: str, file: str, endpoint: str | None, token: str | None, revision: str | None
+) -> _Source:
     """Asks the hub for it; blocks, as the library does, and already its import takes half a second."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -105,8 +161,8 @@ def _find(repository: str, file: str, endpoint: str | None, token: str | None) -
     constants.HF_HUB_DISABLE_TELEMETRY = True
     endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
     with _errors_of_the_hub(repository, file, endpoint):
-        headers = build_hf_headers(token=token or None, headers={"user-agent": "exo-rkllama"})
-        url = hf_hub_url(repository, file, endpoint=endpoint)
+        headers = build_hf_headers(token=token or None, headers=_US)
+        url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
         try:
             found = get_hf_file_metadata(url, token=token or None, headers=headers)
         except RemoteEntryNotFoundError as error:
@@ -172,7 +228,7 @@ async def _stream(source: _Source, ours: Partial) -> AsyncGenerator[None, None]:
 
     headers = {**source.headers, "accept-encoding": "identity", "range": f"bytes={ours.done}-"}
     # Reading all the certificates there are takes a while, too.
-    client = await _in_thread(get_async_session)
+    client = await in_thread(get_async_session)
     async with (
         client as session,
         # Redirects to other hosts go without the token.
@@ -182,21 +238,21 @@ async def _stream(source: _Source, ours: Partial) -> AsyncGenerator[None, None]:
     ):
         hf_raise_for_status(response)
         if not response.headers.get("content-range", "").startswith(f"bytes {ours.done}-"):
-            await _in_thread(ours.restart)  # all of it comes
+            await in_thread(ours.restart)  # all of it comes
         gathered = bytearray()
         try:
             async for chunk in response.aiter_raw():
                 gathered += chunk
                 if len(gathered) >= _CHUNK:
                     full, gathered = bytes(gathered), bytearray()
-                    await _in_thread(partial(ours.add, full))
+                    await in_thread(partial(ours.add, full))
                     yield
         finally:
             # However it ends: what has come need not come again.
-            await _in_thread(partial(ours.add, bytes(gathered)))
+            await in_thread(partial(ours.add, bytes(gathered)))
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
     """Its result, blocking nobody. Cancelled, still waits for the end, since a thread has no other."""
     done = asyncio.get_running_loop().run_in_executor(None, work)
     try:
@@ -216,7 +272,7 @@ def _check(repository: str, file: str) -> None:
         raise BadRequest(f"'{file[:200]}' is no name of a file on the hub", param="model")
 
 
-def _check_room(folder: Path, missing: int) -> None:
+def check_room(folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing > free:
         raise NotReady(
@@ -226,7 +282,7 @@ def _check_room(folder: Path, missing: int) -> None:
 
 
 @contextmanager
-def _errors_of_the_disk(folder: Path) -> Iterator[None]:
+def errors_of_the_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -245,7 +301,8 @@ def _errors_of_the_hub(repository: str, file: str, endpoint: str) -> Iterator[No
         RepositoryNotFoundError,
     )
 
-    what = f"{repository}/{file}"
+    what = f"{repository}/{file}" if file else repository
+    where = f", where '{file}' would be" if file else ""
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -260,7 +317,7 @@ def _errors_of_the_hub(repository: str, file: str, endpoint: str) -> Iterator[No
         ) from error
     except RepositoryNotFoundError as error:
         raise NotFound(
-            f"there is no repository {repository} on {_host(endpoint)}, where '{file}' would be; if it is "
+            f"there is no repository {repository} on {_host(endpoint)}{where}; if it is "
             "private, set HF_TOKEN to a token that may read it",
             param="model",
         ) from error

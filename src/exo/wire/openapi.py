@@ -7,6 +7,7 @@ import msgspec
 from exo.errors import STATUS
 from exo.nodes import Cluster
 from exo.wire import cluster as clusters
+from exo.wire import downloads, shards
 from exo.wire.ollama import answer_types as ollama_answers
 from exo.wire.ollama import request_types as ollama_requests
 from exo.wire.openai import answer_types as answers
@@ -25,6 +26,11 @@ _ANSWERS = (
     clusters.RoutesAnswer,
     clusters.LoadAnswer,
     clusters.SpreadAnswer,
+    shards.PlanAnswer,
+    downloads.DownloadAnswer,
+    downloads.InitialModel,
+    downloads.PoolModel,
+    downloads.RepoProgress,
     ollama_answers.OllamaChatAnswer,
     ollama_answers.OllamaGenerateAnswer,
     ollama_answers.OllamaEmbedAnswer,
@@ -42,6 +48,7 @@ _REQUESTS = (
     requests.EmbeddingsBody,
     clusters.LoadBody,
     clusters.SpreadBody,
+    downloads.DownloadBody,
     ollama_requests.OllamaChat,
     ollama_requests.OllamaGenerate,
     ollama_requests.OllamaEmbed,
@@ -58,6 +65,7 @@ _ASKING = tuple(sorted({*STATUS.values()}))
 _Json = dict[str, Any]
 
 _TEXT: _Json = {"type": "string"}
+_ID: _Json = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
 _COUNT: _Json = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
 
 
@@ -77,7 +85,7 @@ def document(version: str) -> bytes:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "security": [{}, {"key": []}],
-                "paths": _paths() | _cluster_paths() | _ollama_paths(),
+                "paths": _paths() | _cluster_paths() | _download_paths() | _ollama_paths(),
                 "components": {
                     "schemas": schemas,
                     "securitySchemes": {
@@ -119,7 +127,7 @@ def _paths() -> _Json:
         "/v1/models": {"get": _reading("models", "The models that can be asked", answers.ModelsAnswer)},
         "/v1/models/{id}": {
             "get": _reading("model", "One model", answers.ModelAnswer, 404),
-            "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "parameters": [_ID],
         },
         "/healthcheck": {"get": _probe("alive", "Whether the process is alive", "It is.")},
         "/ready": {"get": _probe("ready", "Whether it can serve", "It can.", 503)},
@@ -134,6 +142,16 @@ def _cluster_paths() -> _Json:
         {"name": "prompt_tokens", "in": "query", "schema": _COUNT},
         {"name": "max_tokens", "in": "query", "schema": _COUNT},
     ]
+    plan = _reading("plan", "Which node would have which layers of a model", shards.PlanAnswer, *_ASKING)
+    plan["parameters"] = [
+        {"name": "model", "in": "query", "description": "Without it, the default model.", "schema": _TEXT},
+        {
+            "name": "split",
+            "in": "query",
+            "description": "Layers by hand, NODE:FIRST-LAST and more of these, by commas.",
+            "schema": _TEXT,
+        },
+    ]
     load = _asking("load", "Bring a model into memory here", clusters.LoadBody, _late(clusters.LoadAnswer))
     spread = _asking(
         "spread",
@@ -147,8 +165,36 @@ def _cluster_paths() -> _Json:
             "get": _reading("topology", "The nodes as the first exo had them", clusters.Topology, 400)
         },
         "/v1/route/explain": {"get": explain},
+        "/v1/cluster/plan": {"get": plan},
         "/v1/load": {"post": load},
         "/v1/spread": {"post": spread},
+    }
+
+
+def _download_paths() -> _Json:
+    """The first exo's. What it calls a pool are the models that are here, or could be."""
+    progress = _reading("progress", "Downloads under way", downloads.RepoProgress)
+    initial = _reading("initial", "The models that are here or could be, with names", downloads.InitialModel)
+    for operation, of in ((progress, downloads.RepoProgress), (initial, downloads.InitialModel)):
+        schema = {"type": "object", "additionalProperties": _ref(of)}
+        operation["responses"]["200"]["content"] = {"application/json": {"schema": schema}}
+    pool = _reading("pool", "The models that are here or could be", downloads.PoolModel)
+    pool["responses"]["200"]["content"] = _stream(
+        "text/event-stream",
+        "Events whose data is an object with one model's state under its id, the last one [DONE].",
+        downloads.PoolModel,
+    )
+    answer = _json(downloads.DownloadAnswer)
+    download = _asking("download", "Download a model in the background", downloads.DownloadBody, answer)
+    return {
+        "/download": {"post": download},
+        "/v1/download/progress": {"get": progress},
+        "/modelpool": {"get": pool},
+        "/initial_models": {"get": initial},
+        "/models/{id}": {
+            "delete": _reading("delete", "Take a model off the disk", downloads.DownloadAnswer, 403, 404),
+            "parameters": [_ID],
+        },
     }
 
 

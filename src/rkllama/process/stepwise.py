@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from exo.chat import Alternative, TokenLogprob
+from exo.chat import TokenLogprob
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed
-from exo.generation.sampler import Allowed, Logits, Sampler, logprobs
-from rkllama.process.vocabulary import Vocabulary
+from exo.generation.form import Form
+from exo.generation.sampler import Logits, Sampler, logprobs
+from exo.generation.vocabulary import Vocabulary
 from rkllama.vendor.abi import Release
 from rkllama.vendor.asks import Ask, Event, Finished, Floats, Perf, Stepwise, Token, Tokens
 from rkllama.vendor.runtime import Runtime
@@ -56,7 +55,7 @@ def answer(
         )
     if ask.sampling.max_tokens is not None and ask.sampling.max_tokens < 1:
         raise BadRequest("An answer has at least one token.", param="max_tokens")
-    form = _Form(ask.form, vocabulary) if ask.form is not None else None
+    form = Form(ask.form, vocabulary) if ask.form is not None else None
     sampler = Sampler(ask.sampling, vocabulary=vocabulary.size, prompt=prompt)
     return _Answer(runtime, vocabulary, aborted).draw(ask, prompt, sampler, form, on_event)
 
@@ -74,7 +73,7 @@ class _Answer:
         ask: Stepwise,
         prompt: Sequence[int],
         sampler: Sampler,
-        form: "_Form | None",
+        form: Form | None,
         on_event: Callable[[Event], None],
     ) -> Finished:
         began = time.monotonic()
@@ -149,52 +148,5 @@ class _Answer:
 
     def _odds(self, logits: Logits, token: int, top: int) -> TokenLogprob:
         chosen, best = logprobs(logits, token, top)
-        return TokenLogprob(
-            self._alternative(token, chosen), tuple(self._alternative(id, logprob) for id, logprob in best)
-        )
-
-    def _alternative(self, token: int, logprob: float) -> Alternative:
-        spelled = self._vocabulary.spelled(token)
-        return Alternative(spelled.decode(errors="replace"), logprob, tuple(spelled))
-
-
-class _Form:
-    """A grammar, and how far the answer has come in it."""
-
-    def __init__(self, form: str, vocabulary: Vocabulary) -> None:
-        lark = form if form.startswith("%llguidance") else _from_gbnf(form)
-        if why := LLMatcher.validate_grammar(lark, vocabulary.tokenizer):
-            raise BadRequest(f"the grammar cannot be enforced: {why.splitlines()[0]}", param="grammar")
-        self._size = vocabulary.size
-        self._matcher = LLMatcher(vocabulary.tokenizer, lark, log_level=0)
-
-    def allowed(self) -> Allowed:
-        """Which tokens may come next, the ends of the answer among them where it is complete."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
-        return np.unpackbits(bits, count=self._size, bitorder="little").astype(np.bool_)
-
-    def completed_by(self, token: int) -> bool:
-        """Takes the next token; True if nothing can follow it."""
-        self._matcher.consume_token(token)
-        self._check()
-        return bool(self._matcher.is_stopped())
-
-    def _check(self) -> None:
-        matcher = self._matcher
-        if matcher.is_error():
-            reason = str(matcher.get_error()).splitlines()[0]
-        elif matcher.is_stopped() and not matcher.is_accepting():
-            reason = str(matcher.stop_reason())
-        else:
-            return
-        raise EngineFailed(f"the grammar could not be followed any further: {reason}")
-
-
-def _from_gbnf(form: str) -> str:
-    try:
-        lark: str = gbnf_to_lark(form)
-    except Exception as error:  # the converter raises no kind of its own for most of what it refuses
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadRequest(f"the grammar is none that can be enforced: {reason}", param="grammar") from error
-    return lark
+        alternative = self._vocabulary.alternative
+        return TokenLogprob(alternative(token, chosen), tuple(alternative(*each) for each in best))

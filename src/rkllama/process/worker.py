@@ -21,10 +21,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from exo.errors import EngineFailed
+from exo.generation.vocabulary import Vocabulary
 from rkllama.process import frames
 from rkllama.process.embedding import embed
 from rkllama.process.frames import Abort, Done, Failed, Load, Loaded, Run, Said
-from rkllama.process.vocabulary import Vocabulary
 from rkllama.vendor.abi import Release
 from rkllama.vendor.asks import Ask, Embed, Event, Finished
 from rkllama.vendor.library import open_library

@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.cluster.machines import Exo, Lan, Machine, Stream, node_of, seconds
+from tests.cluster.nodes import took
 from tests.e2e.node import Reply, eventually, text, write_script
 
 WORDS = [f"{number} wörds, " for number in range(60)]
 WHOLE = "".join(WORDS)
 PACE = 0.04
-# A node that is cut off is silent for two seconds before it is given up; the rest is a busy machine's.
-CUT = 2.0 + 3.0
+# A node that is cut off is silent for two seconds before it is given up; then another one answers within one.
+CUT = 3.0
 STREAMED = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 
 
@@ -77,7 +78,7 @@ def test_a_killed_node_is_not_noticed_by_the_client(counting: Counting, streamed
         server.kill()
         killed = time.monotonic()
         assert said.result() == WHOLE
-    assert time.monotonic() - killed < len(WORDS) * PACE + 2.0
+    took("answer in spite of a kill", len(WORDS) * PACE + 1.0, time.monotonic() - killed)
     assert (counting.entry.failovers("within"), counting.entry.failovers("before")) == (1, 0)
     # The others know at once, and it is welcome again.
     counting.entry.sees(*(other.exo for other in counting.servers if other is not server))
@@ -92,7 +93,7 @@ def test_a_node_that_is_cut_off_is_given_up_in_two_seconds(counting: Counting, s
         counting.lan.hosts.cut(server.host)
         cut = time.monotonic()
         assert said.result() == WHOLE
-    assert time.monotonic() - cut < CUT + len(WORDS) * PACE
+    took("answer in spite of a cut", CUT + len(WORDS) * PACE, time.monotonic() - cut)
     assert (counting.entry.failovers("within"), counting.entry.failovers("before")) == (1, 0)
 
 
@@ -101,8 +102,8 @@ def test_a_request_right_after_a_cut_is_answered_elsewhere(counting: Counting) -
     with ThreadPoolExecutor(12) as pool:
         counting.lan.hosts.cut(counting.servers[0].host)
         asked = [pool.submit(seconds, lambda: counting.entry.ask("count", max_tokens=3)) for _ in range(12)]
-        took = [each.result() for each in asked]
-    assert max(took) < CUT
+        times = [each.result() for each in asked]
+    took("the slowest of twelve right after a cut", CUT, max(times))
 
 
 def test_a_node_that_is_told_to_leave_ends_its_answers_and_gets_no_new_ones(counting: Counting) -> None:
@@ -113,11 +114,11 @@ def test_a_node_that_is_told_to_leave_ends_its_answers_and_gets_no_new_ones(coun
         leaving.exo.signal(signal.SIGTERM)
         leaving.exo.line("stopping")
         replies: list[Reply] = []
-        took = [seconds(lambda: replies.append(entry.chat("count", max_tokens=3))) for _ in range(8)]
+        each = [seconds(lambda: replies.append(entry.chat("count", max_tokens=3))) for _ in range(8)]
         assert leaving.exo.process.poll() is None
         assert {reply.status for reply in replies} == {200}
         assert leaving.exo.id not in {node_of(reply) for reply in replies}
-        assert max(took) < 1.0
+        took("the slowest beside one that leaves", 1, max(each))
         assert stream.rest() == WHOLE
     assert entry.failovers("within") == 0
     assert leaving.exo.exit_code() == 0

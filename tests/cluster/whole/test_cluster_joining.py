@@ -1,13 +1,12 @@
 """Nodes find each other, in each of the ways there are, and any of them answers for all."""
 
 import json
+import signal
 import time
 
 from tests.cluster.machines import Lan, node_of
+from tests.cluster.nodes import took
 from tests.e2e.node import eventually, text
-
-# Seconds within which all know all: one, and as many again for a busy machine.
-SOON = 3.0
 
 
 def test_without_any_configuration_each_lists_all_and_answers_for_all(lan: Lan) -> None:
@@ -19,7 +18,9 @@ def test_without_any_configuration_each_lists_all_and_answers_for_all(lan: Lan) 
     assert len(ids) == 4
     for node in nodes:
         eventually(lambda node=node: node.ids() == ids)  # type: ignore[misc]
-    assert time.monotonic() - ready < SOON
+    # A second more than is promised of one that joins: by chance none of them was there to be found when the
+    # others looked, and Zenoh looks again after a second. `test_membership_on_hosts` has the median.
+    took("four at once list each other", 2, time.monotonic() - ready)
     for node in nodes:
         assert {f"only-{number}" for number in range(4)} <= set(node.models())
         assert node.metric("exo_nodes_active") == 4
@@ -35,13 +36,17 @@ def test_one_that_comes_later_is_listed_and_one_that_leaves_no_longer(lan: Lan) 
     a, b = lan.start(first, second)
     third.put({"late": [text("late")]})
     c = third.start()
-    a.sees(b, c)
+    ready = time.monotonic()
+    for node in (a, b, c):
+        node.sees(*{a, b, c} - {node})
+    took("one that is ready is listed by all", 1, time.monotonic() - ready)
     assert a.ask("late") == "late"
     left = time.monotonic()
-    third.stop()
+    c.signal(signal.SIGTERM)
     a.sees(b)
     b.sees(a)
-    assert time.monotonic() - left < SOON + 2.0  # and the process has ended
+    took("one that leaves is listed no longer", 1, time.monotonic() - left)
+    assert c.exit_code() == 0
     assert "late" not in a.models()
     assert a.chat("late").status == 404
 

@@ -1,12 +1,12 @@
 """Four machines on a network of their own: joins, deaths, cut cables.
 
-Each test prints what it measured (pytest -s). The bounds are those promised, with some more where this
-machine is busy with the rest of the tests.
+Each test prints what it measured (pytest -s), and holds it to just what is promised. Where chance has a part
+in it, that is the median of some rounds.
 """
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,10 @@ import pytest
 from exo.cluster import certificates
 from exo.cluster.settings import ClusterSettings
 from tests.cluster.hosts import Host, Hosts
-from tests.cluster.nodes import NodeProgram
+from tests.cluster.nodes import NodeProgram, all_see, took
 
 IDS = ("a", "b", "c", "d")
-# What a busy machine may take beyond what is promised, in seconds.
-MARGIN = 2.0
-# Less where states grow old soon after, which would hide that a link's end was not noticed.
-CUT_MARGIN = 0.4
+ROUNDS = 3
 
 Start = Callable[..., NodeProgram]
 Make = Callable[..., Hosts]
@@ -39,20 +36,24 @@ def start_all(start: Start, hosts: Iterable[Host], **fields: object) -> list[Nod
     return programs
 
 
-def all_see(programs: Iterable[NodeProgram], ids: Collection[str], after: float = 0.0) -> float:
-    """The moment from which all of them saw just these."""
-    return max(program.sees(ids, after=after) for program in programs)
-
-
-def took(what: str, seconds: float, promised: float, margin: float = MARGIN) -> None:
-    print(f"{what}: {seconds:.3f} s of {promised:g} s")
-    assert seconds < promised + margin, what
+def test_nodes_that_start_at_once_see_each_other(hosts: Hosts, start: Start) -> None:
+    """The hardest join: none is there yet when another looks for it, and Zenoh looks again after a second. By
+    chance the node that has to connect has heard of the other before."""
+    seconds = []
+    for _ in range(ROUNDS):
+        programs = [start(id, host=host) for id, host in zip(IDS, hosts, strict=True)]
+        joined = max(program.joined() for program in programs)
+        seconds.append(all_see(programs, IDS) - joined)
+        for program in programs:
+            program.end()
+    took("join of all at once", 1, *seconds)
 
 
 def test_a_node_that_joins_is_seen_by_all_and_sees_all(hosts: Hosts, start: Start) -> None:
-    *programs, last = (start(id, host=host) for id, host in zip(IDS, hosts, strict=True))
-    joined = max(program.joined() for program in (*programs, last))
-    took("join seen by all", all_see([*programs, last], IDS) - joined, 1)
+    there = start_all(start, hosts[:3])
+    newcomer = start("d", host=hosts[3])
+    joined = newcomer.joined()
+    took("join seen by all", 1, all_see((*there, newcomer), IDS, joined) - joined)
 
 
 def test_a_newcomer_does_not_wait_for_those_that_have_long_been_there_to_look_again(
@@ -64,7 +65,7 @@ def test_a_newcomer_does_not_wait_for_those_that_have_long_been_there_to_look_ag
     for _ in range(6):
         newcomer = start("b", host=hosts[1])
         joined = newcomer.joined()
-        took("newcomer seen by a node that is old", all_see((old, newcomer), "ab", joined) - joined, 1, 0.5)
+        took("newcomer seen by a node that is old", 1, all_see((old, newcomer), "ab", joined) - joined)
         killed = time.monotonic()
         newcomer.kill()
         old.sees((), after=killed)
@@ -74,30 +75,30 @@ def test_a_killed_node_is_gone(hosts: Hosts, start: Start) -> None:
     *others, victim = start_all(start, hosts)
     killed = time.monotonic()
     victim.kill()
-    took("SIGKILL seen by all", all_see(others, IDS[:3], killed) - killed, 1)
+    took("SIGKILL seen by all", 1, all_see(others, IDS[:3], killed) - killed)
 
 
 def test_a_node_that_leaves_is_gone_at_once(hosts: Hosts, start: Start) -> None:
     *others, leaver = start_all(start, hosts)
-    left = time.monotonic()
-    leaver.leave()
-    took("leave seen by all", all_see(others, IDS[:3], left) - left, 0.1)
-    assert leaver.process.wait(30) == 0
+    seconds = []
+    for _ in range(ROUNDS):
+        left = time.monotonic()
+        leaver.leave()
+        seconds.append(all_see(others, IDS[:3], left) - left)
+        assert leaver.process.wait(30) == 0
+        leaver = start("d", host=hosts[3])
+        all_see((*others, leaver), IDS)
+    took("leave seen by all", 0.1, *seconds)
 
 
 def test_a_silent_cut_is_seen_on_both_sides_and_heals_without_a_restart(hosts: Hosts, start: Start) -> None:
     first, *others = programs = start_all(start, hosts)
     cut = time.monotonic()
     hosts.cut(hosts[0])
-    took(
-        "silent cut seen by all",
-        max(all_see(others, IDS[1:], cut), first.sees((), after=cut)) - cut,
-        3,
-        CUT_MARGIN,
-    )
+    took("silent cut seen by all", 3, max(all_see(others, IDS[1:], cut), first.sees((), after=cut)) - cut)
     healed = time.monotonic()
     hosts.join()
-    took("healed", all_see(programs, IDS, healed) - healed, 10)
+    took("healed", 10, all_see(programs, IDS, healed) - healed)
 
 
 def test_two_halves_see_themselves_and_become_one_again(hosts: Hosts, start: Start) -> None:
@@ -105,10 +106,10 @@ def test_two_halves_see_themselves_and_become_one_again(hosts: Hosts, start: Sta
     cut = time.monotonic()
     hosts.part(hosts[:2], hosts[2:])
     halves = all_see(programs[:2], IDS[:2], cut), all_see(programs[2:], IDS[2:], cut)
-    took("partition seen by all", max(halves) - cut, 3, CUT_MARGIN)
+    took("partition seen by all", 3, max(halves) - cut)
     healed = time.monotonic()
     hosts.join()
-    took("partition healed", all_see(programs, IDS, healed) - healed, 10)
+    took("partition healed", 10, all_see(programs, IDS, healed) - healed)
 
 
 def test_a_node_keeps_its_id_when_it_is_started_again(hosts: Hosts, start: Start) -> None:
@@ -118,7 +119,7 @@ def test_a_node_keeps_its_id_when_it_is_started_again(hosts: Hosts, start: Start
         victim.process.wait()
         victim = start("d", host=hosts[3])
         joined = victim.joined()
-        took("back after SIGKILL", all_see([*others, victim], IDS, joined) - joined, 1)
+        took("back after SIGKILL", 1, all_see([*others, victim], IDS, joined) - joined)
     assert not [line for program in (*others, victim) for line in program.lines("two processes")]
 
 
@@ -152,19 +153,20 @@ def test_with_certificates_a_cut_is_seen_and_strangers_are_not(
     plain = start("p", ClusterSettings(peers=(hosts[0].address,)), host=hosts[3])
     stranger.joined()
     plain.joined()
-    took("join with certificates", all_see((a, b), "ab") - max(a.joined(), b.joined()), 1)
+    all_see((a, b), "ab")
     cut = time.monotonic()
     hosts.cut(hosts[0])
-    took(
-        "silent cut with certificates", max(a.sees((), after=cut), b.sees((), after=cut)) - cut, 3, CUT_MARGIN
-    )
+    took("silent cut with certificates", 3, max(a.sees((), after=cut), b.sees((), after=cut)) - cut)
     healed = time.monotonic()
     hosts.join()
-    took("healed with certificates", all_see((a, b), "ab", healed) - healed, 10)
+    took("healed with certificates", 10, all_see((a, b), "ab", healed) - healed)
     killed = time.monotonic()
     a.kill()
     # Nothing tells of a death on QUIC: it is the lease that ends.
-    took("SIGKILL with certificates", b.sees((), after=killed) - killed, 3, CUT_MARGIN)
+    took("SIGKILL with certificates", 3, b.sees((), after=killed) - killed)
+    a = start("a", settings("a", ca), host=hosts[0])
+    joined = a.joined()
+    took("join with certificates", 1, all_see((a, b), "ab", joined) - joined)
     assert not any(program.ever_saw(id) for program in (a, b) for id in "xp")
     assert (stranger.peers, plain.peers) == ([], [])
 
@@ -188,14 +190,14 @@ def test_a_manual_file_is_enough_and_followed_while_it_runs(
     alone.joined()
     changed = time.monotonic()
     write("abc")
-    took("added to the file", all_see((a, b, alone), "abc", changed) - changed, 3)
+    took("added to the file", 3, all_see((a, b, alone), "abc", changed) - changed)
 
     cut = time.monotonic()
     hosts.cut(hosts[2])
-    took("cut", max(all_see((a, b), "ab", cut), alone.sees((), after=cut)) - cut, 3, CUT_MARGIN)
+    took("cut", 3, max(all_see((a, b), "ab", cut), alone.sees((), after=cut)) - cut)
     healed = time.monotonic()
     hosts.join()
-    took("healed without multicast", all_see((a, b, alone), "abc", healed) - healed, 10)
+    took("healed without multicast", 10, all_see((a, b, alone), "abc", healed) - healed)
 
 
 def test_an_address_that_comes_after_the_start_is_used(make_hosts: Make, start: Start) -> None:
@@ -208,7 +210,7 @@ def test_an_address_that_comes_after_the_start_is_used(make_hosts: Make, start: 
     late.plug()
     late.ip("addr", "add", f"{late.address}/24", "dev", "eth0")
     plugged = time.monotonic()
-    took("late address", all_see((a, b), "ab", plugged) - plugged, 10)
+    took("late address", 10, all_see((a, b), "ab", plugged) - plugged)
 
 
 def test_two_nodes_on_a_machine_without_network_find_each_other(make_hosts: Make, start: Start) -> None:
@@ -221,8 +223,8 @@ def test_forty_nodes_see_each_other(hosts: Hosts, start: Start) -> None:
     ids = [f"n{number:02}" for number in range(40)]
     programs = [start(id, host=hosts[number % 4]) for number, id in enumerate(ids)]
     joined = max(program.joined() for program in programs)
-    took("forty nodes", all_see(programs, ids) - joined, 2)
+    took("forty nodes", 2, all_see(programs, ids) - joined)
     left = time.monotonic()
     for program in programs[20:]:
         program.kill()
-    took("twenty of forty killed", all_see(programs[:20], ids[:20], left) - left, 2)
+    took("twenty of forty killed", 2, all_see(programs[:20], ids[:20], left) - left)

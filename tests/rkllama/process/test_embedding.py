@@ -12,9 +12,9 @@ from exo.chat import EmbedRequest, Sampling
 from exo.engine import Embedder
 from exo.engines.llamacpp import LlamaCppEngine
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed
+from exo.generation.vocabulary import Vocabulary
 from exo.store.catalogue import BUNDLED, Catalogue
 from rkllama.process.embedding import embed
-from rkllama.process.vocabulary import Vocabulary
 from rkllama.vendor.asks import Ask, Embed, Event, Options, Prompt, Vector
 from rkllama.vendor.library import open_library
 from rkllama.vendor.runtime import Runtime

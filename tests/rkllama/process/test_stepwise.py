@@ -16,9 +16,9 @@ from exo.chat import ChatRequest, Sampling, Text
 from exo.engines.llamacpp import LlamaCppEngine
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed
 from exo.generation.constraints import grammar
+from exo.generation.vocabulary import Vocabulary
 from exo.store.catalogue import BUNDLED, Catalogue
 from rkllama.process.stepwise import answer
-from rkllama.process.vocabulary import Vocabulary
 from rkllama.vendor.asks import Ask, Event, Finished, Options, Prompt, Stepwise, Token, Waiting
 from rkllama.vendor.library import open_library
 from rkllama.vendor.runtime import Runtime

@@ -110,7 +110,7 @@ async def test_what_a_run_cannot_do_is_refused_and_the_next_runs(start: Start, t
         await answer(process, STEPWISE)
     assert "12 + 7 = " in await answer(process)
     process = await start("1.3.0")
-    with pytest.raises(BadRequest, match=r"no tokenizer\.json"):
+    with pytest.raises(EngineFailed, match=r"no tokenizer\.json"):
         await answer(process, msgspec.structs.replace(STEPWISE, vocabulary=tmp_path))
     assert "12 + 7 = " in await answer(process, STEPWISE)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from exo.errors import BadRequest, EngineFailed
+from exo.errors import EngineFailed
+from exo.generation.vocabulary import Vocabulary
 from exo.store.catalogue import BUNDLED
-from rkllama.process.vocabulary import Vocabulary
 
 DEMO = BUNDLED / "exo-demo"
 TOKENIZER = json.loads((DEMO / "tokenizer.json").read_text())
@@ -102,7 +102,7 @@ def test_without_an_end_the_file_and_the_remedy_are_named(tmp_path: Path, files:
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=rf"{tmp_path} has no tokenizer\.json.*put the model's own there"):
+    with pytest.raises(EngineFailed, match=rf"{tmp_path} has no tokenizer\.json.*put the model's own there"):
         Vocabulary.read(tmp_path)
 
 

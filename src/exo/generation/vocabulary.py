@@ -1,7 +1,7 @@
-"""A model's tokens, read from its tokenizer.json: the runtime keeps those of an .rkllm file to itself.
+"""A model's tokens, read from its tokenizer.json, for engines whose runtime has none or keeps it to itself.
 
 llguidance reads the file; it is needed for grammars anyway, and a tokenizer of its own for each of the two
-would have to agree. Only a `Stepwise` needs a vocabulary, so llguidance is imported when one is read.
+would have to agree. It is imported when a vocabulary is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from exo.errors import BadRequest, EngineFailed
+from exo.chat import Alternative
+from exo.errors import EngineFailed
 
 _FILE, _GENERATION, _CONFIG = "tokenizer.json", "generation_config.json", "tokenizer_config.json"
 # Special tokens that end an answer, for folders that do not say which does: ChatML, Qwen, Llama 3, Phi,
@@ -68,12 +69,11 @@ class Vocabulary:
 
         Those are generation_config.json and tokenizer_config.json, either of which may be missing; if neither
         says, it is the special tokens with a well-known name. Takes about a second for 150 000 tokens.
-        Raises `BadRequest` where there is no tokenizer.json, `EngineFailed` for files that cannot be used.
+        Raises `EngineFailed` where there is no tokenizer.json, and for files that cannot be used.
         """
         if not (folder / _FILE).is_file():
-            raise BadRequest(
-                f"{folder} has no {_FILE}, which JSON schemas, grammars, logprobs and the like need on the "
-                "NPU; put the model's own there, from its original repository."
+            raise EngineFailed(
+                f"{folder} has no {_FILE}; put the model's own there, from its original repository."
             )
         from llguidance import LLTokenizer
 
@@ -108,6 +108,11 @@ class Vocabulary:
         """A token as it is written, special or not. It may begin or end within a UTF-8 character."""
         spelled: bytes = self.tokenizer.decode_bytes([id])
         return spelled
+
+    def alternative(self, id: int, logprob: float) -> Alternative:
+        """A token that could have been drawn, as answers report it."""
+        spelled = self.spelled(id)
+        return Alternative(spelled.decode(errors="replace"), logprob, tuple(spelled))
 
 
 def _ends(folder: Path, added: Sequence[_Added]) -> frozenset[int]:

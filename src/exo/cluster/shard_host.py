@@ -1,0 +1,148 @@
+"""Layers of this node's models for other nodes: the serving side of a model in parts."""
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from pathlib import Path
+
+from exo.cards import Progress as ModelProgress
+from exo.cards import Span
+from exo.cluster.planning import Planner, needs
+from exo.errors import BadRequest, EngineFailed, ModelNotFound
+from exo.http.shard_stream import BEAT, SILENCE
+from exo.nodes import Kind
+from exo.partition import Plan
+from exo.residency import Residency
+from exo.shards.frames import Open
+from exo.shards.process import ShardProcess
+from exo.store import checkpoint
+from exo.wire import shards as wire
+from exo.wire.shards import OpenShard
+
+# Seconds after which a node that is lost is known to be, and its layers are gone.
+_NOTICED = SILENCE + 2 * BEAT
+
+
+class _Held:
+    """Layers in memory, or on their way there."""
+
+    def __init__(self) -> None:
+        self.shard: ShardProcess | None = None
+        self.gone = asyncio.Event()
+
+
+class ShardHost:
+    """An `http.shard_routes.Host`. `engines` are the modules of engines of layers by name, best first; their
+    `open_shard` runs in a process of its own, with `threads` of the CPU, on a machine of this `kind`."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        residency: Residency,
+        engines: Mapping[str, str],
+        fetch: Callable[[str, Span], AsyncGenerator[ModelProgress, None]],
+        *,
+        kind: Kind,
+        threads: int | None = None,
+    ) -> None:
+        self._planner, self._residency, self._engines = planner, residency, engines
+        self._fetch, self._kind, self._threads = fetch, kind, threads
+        self._held: dict[tuple[str, str], _Held] = {}  # by model and the node it is for
+
+    async def plan(self, model: str, split: str = "") -> Plan:
+        return await self._planner.plan(model, split)
+
+    def shard(
+        self, open: OpenShard, via: str, progress: Callable[[float], None]
+    ) -> AbstractAsyncContextManager[ShardProcess]:
+        """Raises `ModelNotFound` for a model of which nothing is here, `BadRequest` for layers it has not,
+        `NotReady` where what is in use leaves no room, and `EngineFailed` as loading does."""
+        return self._shard(open, via, progress)
+
+    @asynccontextmanager
+    async def _shard(
+        self, open: OpenShard, via: str, progress: Callable[[float], None]
+    ) -> AsyncIterator[ShardProcess]:
+        folder = await self._folder(open, progress)
+        config = await asyncio.to_thread(checkpoint.read, folder)
+        wire.check(open, config.layers)
+        if open.context > config.context:
+            raise BadRequest(
+                f"'{open.model}' has a context of {config.context} tokens, not {open.context}",
+                param="context",
+            )
+        dtype = self._planner.dtype if open.dtype == "auto" else open.dtype
+        module = self._engine(open.engine)
+        memory = await asyncio.to_thread(
+            needs, folder, open.span, self._kind, slots=open.slots, context=open.context, dtype=dtype
+        )
+        name = f"{open.model} (layers {open.span} for {via})"
+        async with self._only_one(open.model, via) as held, self._residency.hold(name, memory):
+            shard = held.shard = await ShardProcess.start(
+                Open(
+                    engine=module,
+                    folder=folder,
+                    span=open.span,
+                    ends=False,
+                    slots=open.slots,
+                    context=open.context,
+                    dtype=dtype,
+                    threads=self._threads,
+                ),
+                progress=progress,
+            )
+            try:
+                yield shard
+            finally:
+                await shard.stop()
+
+    async def _folder(self, open: OpenShard, progress: Callable[[float], None]) -> Path:
+        """Where these layers are on this disk; they are downloaded if that is what it takes."""
+        folder = self._planner.folder(open.model)
+        if folder is None or await asyncio.to_thread(checkpoint.lacks, folder, open.span):
+            try:
+                async with aclosing(self._fetch(open.model, open.span)) as steps:
+                    async for step in steps:
+                        progress(step.done / max(step.total, step.done, 1))
+            except BadRequest as error:
+                what = "" if folder is None else f"layers {open.span} of "
+                raise ModelNotFound(
+                    f"{what}'{open.model}' is not here, and cannot be downloaded: {error.message}",
+                    param="model",
+                ) from error
+            folder = self._planner.folder(open.model)
+        if folder is None:
+            raise ModelNotFound(
+                f"there is no safetensors model '{open.model}' here to work with layers of", param="model"
+            )
+        return folder
+
+    @asynccontextmanager
+    async def _only_one(self, model: str, via: str) -> AsyncIterator["_Held"]:
+        """A node that opens a model's layers anew has lost those it had, though that may not have been
+        noticed here yet: they make room first."""
+        if before := self._held.get((model, via)):
+            if before.shard:
+                await before.shard.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NOTICED):
+                    await before.gone.wait()
+        held = self._held[model, via] = _Held()
+        try:
+            yield held
+        finally:
+            held.gone.set()
+            if self._held[model, via] is held:
+                del self._held[model, via]
+
+    def _engine(self, liked: str | None) -> str:
+        """The module of the engine liked best, or else of the first one that runs here."""
+        reasons = []
+        for name in sorted(self._engines, key=lambda name: name != liked):
+            why: str | None = importlib.import_module(self._engines[name]).unavailable()
+            if why is None:
+                return self._engines[name]
+            reasons.append(f"{name}: {why}")
+        raise EngineFailed(f"no engine of layers runs here: {'; '.join(reasons) or 'none is enabled'}")

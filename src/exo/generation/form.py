@@ -1,0 +1,54 @@
+"""Keeps an answer to a form, for engines that draw tokens from logits: which tokens may come next.
+
+This module imports llguidance and numpy; those who may do without import it when they need it.
+"""
+
+import numpy as np
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from exo.errors import BadRequest, EngineFailed
+from exo.generation.sampler import Allowed
+from exo.generation.vocabulary import Vocabulary
+
+
+class Form:
+    """A grammar, and how far the answer has come in it."""
+
+    def __init__(self, form: str, vocabulary: Vocabulary) -> None:
+        lark = form if form.startswith("%llguidance") else _from_gbnf(form)
+        if why := LLMatcher.validate_grammar(lark, vocabulary.tokenizer):
+            raise BadRequest(f"the grammar cannot be enforced: {why.splitlines()[0]}", param="grammar")
+        self._size = vocabulary.size
+        self._matcher = LLMatcher(vocabulary.tokenizer, lark, log_level=0)
+
+    def allowed(self) -> Allowed:
+        """Which tokens may come next, the ends of the answer among them where it is complete."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        return np.unpackbits(bits, count=self._size, bitorder="little").astype(np.bool_)
+
+    def completed_by(self, token: int) -> bool:
+        """Takes the next token; True if nothing can follow it."""
+        self._matcher.consume_token(token)
+        self._check()
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        matcher = self._matcher
+        if matcher.is_error():
+            reason = str(matcher.get_error()).splitlines()[0]
+        elif matcher.is_stopped() and not matcher.is_accepting():
+            reason = str(matcher.stop_reason())
+        else:
+            return
+        raise EngineFailed(f"the grammar could not be followed any further: {reason}")
+
+
+def _from_gbnf(form: str) -> str:
+    try:
+        lark: str = gbnf_to_lark(form)
+    except Exception as error:  # the converter raises no kind of its own for most of what it refuses
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadRequest(f"the grammar is none that can be enforced: {reason}", param="grammar") from error
+    return lark

@@ -1,0 +1,238 @@
+"""Parts of models: where a model's layers would go, and layers here that another node works with."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Protocol
+
+from aiohttp import ClientError, web
+
+from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
+from exo.http.app import RECORD, hop_of, json_answer
+from exo.http.desk import DESK
+from exo.http.shard_stream import BEAT, Frames, ToHost, Writing, to_host
+from exo.partition import Plan
+from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step
+from exo.shards.process import RunningShard
+from exo.wire import shards as wire
+from exo.wire.shards import Beat, OpenShard
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/x-exo-shard"
+
+# Steps and frees of one shard that may be under way, for each of its slots.
+_UNDER_WAY = 2
+# Bytes of a number in hidden states, which are float32 between nodes.
+_NUMBER = 4
+
+
+class HeldShard(RunningShard, Protocol):
+    @property
+    def bytes(self) -> int:
+        """Its weights in memory."""
+        ...
+
+
+class Host(Protocol):
+    """What this node has for the parts of models."""
+
+    async def plan(self, model: str, split: str = "") -> Plan:
+        """Where the model's layers would go, or as `split` says (see `partition.parse`)."""
+        ...
+
+    def shard(
+        self, open: OpenShard, via: str, progress: Callable[[float], None]
+    ) -> AbstractAsyncContextManager[HeldShard]:
+        """Layers in this machine's memory for the body, on behalf of node `via`. Raises what that fails with:
+        a model that is not here, a span that it has not, memory that is in use."""
+        ...
+
+
+def routes(host: Host) -> Sequence[web.AbstractRouteDef]:
+    return [
+        web.get("/v1/cluster/plan", partial(plan, host)),
+        web.post("/v1/cluster/shard", partial(shard, host)),
+    ]
+
+
+async def plan(host: Host, http: web.Request) -> web.StreamResponse:
+    """`?model=ID`, and possibly `&split=node1:0-13,node2:14-27`: where its layers would go, as JSON."""
+    if unknown := sorted(http.query.keys() - {"model", "split"}):
+        raise BadRequest(
+            f'unknown parameter "{unknown[0][:80]}"; there are model, split', param=unknown[0][:80]
+        )
+    served = http.app[DESK].served
+    card = await served.card(http.query.get("model", ""))
+    http[RECORD].model = card.id
+    return json_answer(wire.plan_answer(await host.plan(card.id, http.query.get("split", ""))))
+
+
+async def shard(host: Host, http: web.Request) -> web.StreamResponse:
+    """Layers of a model for another node of the cluster, for as long as that one keeps the request open.
+
+    Its body is `ToHost` frames, first of all `OpenShard`; the answer's is `FromHost` frames. What is refused
+    at the door is an HTTP status; later a `Failed` without an id is the end.
+    """
+    via = hop_of(http)
+    desk = http.app[DESK]
+    if not via:
+        raise Forbidden(f"{http.path} is for the nodes of this cluster, which say and prove who they are")
+    if via not in {peer.id for peer in desk.served.cluster().peers}:
+        raise NotReady(f"node '{via[:80]}' is none of the cluster that this node sees")
+    if desk.draining:
+        raise NotReady("this node is shutting down")
+    incoming = Frames(http.content, to_host)
+    try:
+        first = await incoming.next()
+    except TimeoutError as error:
+        raise ConnectionLost(f"node {via} does not say which layers it wants") from error
+    if first is None or not isinstance(first[0], OpenShard):
+        raise BadRequest("the first message must say which layers of which model are wanted")
+    http[RECORD].model = first[0].model
+    response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+    # Whatever ends this, there is nothing to be said on the connection any more.
+    response.force_close()
+    await response.prepare(http)
+    session = _Session(host, first[0], via, incoming, response)
+    try:
+        await session.run()
+    except ExoError as error:
+        http[RECORD].error = error.code
+        log.warning("layers %s of %s for node %s: %s", first[0].span, first[0].model, via, error.message)
+        if isinstance(error, ConnectionLost) and http.transport:
+            http.transport.abort()
+    http[RECORD].status = response.status
+    return response
+
+
+class _Session:
+    """One shard for one other node, from its loading to its end."""
+
+    def __init__(
+        self, host: Host, open: OpenShard, via: str, incoming: Frames[ToHost], response: web.StreamResponse
+    ) -> None:
+        self._host, self._open, self._via = host, open, via
+        self._incoming, self._response = incoming, response
+        self._outgoing = Writing(self._write)
+        self._shard: RunningShard | None = None
+        self._loaded = 0.0
+        self._room = asyncio.Semaphore(_UNDER_WAY * open.slots)
+        self._steps: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Returns when the other node is done with the shard, and the shard is gone. Raises what ended it
+        otherwise; but for `ConnectionLost`, the other node has been told."""
+        work = [asyncio.create_task(each) for each in (self._hold(), self._listen(), self._beat())]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except ExoError as error:
+            if not isinstance(error, ConnectionLost):
+                await self._outgoing.send(Failed.of(error))
+            raise
+        except (ConnectionError, ClientError) as error:
+            raise ConnectionLost(f"node {self._via} broke off: {error}") from None
+        except Exception as error:
+            log.exception("a defect in the shard route")
+            await self._outgoing.send(Failed.of(error))
+        finally:
+            for task in (*work, *self._steps):
+                task.cancel()
+            await asyncio.gather(*work, *self._steps, return_exceptions=True)
+
+    async def _write(self, pieces: tuple[bytes, ...]) -> None:
+        for piece in pieces:
+            await self._response.write(piece)
+
+    async def _hold(self) -> None:
+        """Has the shard in memory until it dies, or this is cancelled."""
+
+        def progress(done: float) -> None:
+            self._loaded = done
+
+        # The head of the answer goes out with its first bytes.
+        await self._outgoing.send(Beat())
+        async with self._host.shard(self._open, self._via, progress) as shard:
+            await self._outgoing.send(Opened(shard.width, shard.bytes))
+            self._shard = shard
+            while shard.alive:
+                await asyncio.sleep(BEAT)
+            await shard.free(0)  # which raises what it died of
+        raise EngineFailed(f"layers {self._open.span} of {self._open.model} ended")
+
+    async def _listen(self) -> None:
+        """Does what the other node asks for until it is done."""
+        while True:
+            try:
+                frame = await self._incoming.next()
+            except TimeoutError as error:
+                raise ConnectionLost(f"node {self._via} was silent") from error
+            match frame:
+                case None:
+                    return
+                case Beat(), _:
+                    pass
+                case ((Step() as step), payload):
+                    await self._begin(step.id, partial(self._step, step, payload))
+                case ((Free() as free), _):
+                    await self._begin(free.id, partial(self._free, free))
+                case _:
+                    raise BadRequest("a shard is opened once")
+
+    async def _begin(self, id: int, do: Callable[[RunningShard], Coroutine[Any, Any, None]]) -> None:
+        """Does it in a task of its own, which answers; waits where too many are under way."""
+        if self._shard is None:
+            raise BadRequest("the layers are not loaded yet")
+        await self._room.acquire()
+        task = asyncio.create_task(self._answered(id, do(self._shard)))
+        self._steps.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._steps.discard(task)
+        self._room.release()
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ConnectionError):
+            log.critical("a defect in the shard route", exc_info=error)
+
+    async def _answered(self, id: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except ExoError as error:
+            await self._outgoing.send(Failed.of(error, id))
+
+    async def _step(self, step: Step, hidden: bytes, shard: RunningShard) -> None:
+        rows, odd = divmod(len(hidden), _NUMBER * shard.width)
+        if step.tokens or step.want == "token":
+            raise BadRequest("layers on another node read hidden states and give hidden states, no tokens")
+        if odd or not rows:
+            raise BadRequest(f"{len(hidden)} bytes are no hidden states of {shard.width} numbers each")
+        if not 0 <= step.slot < self._open.slots:
+            raise BadRequest(f"there is no slot {step.slot} of {self._open.slots}")
+        if step.position < 0 or step.position + rows > self._open.context:
+            raise BadRequest(
+                f"tokens {step.position} to {step.position + rows} are not within a context of "
+                f"{self._open.context}"
+            )
+        out = await shard.forward(step.slot, step.position, hidden, rows=step.want)
+        await self._outgoing.send(Done(step.id) if step.want == "none" else Hidden(step.id), out)
+
+    async def _free(self, free: Free, shard: RunningShard) -> None:
+        if not 0 <= free.slot < self._open.slots:
+            raise BadRequest(f"there is no slot {free.slot} of {self._open.slots}")
+        await shard.free(free.slot)
+        await self._outgoing.send(Done(free.id))
+
+    async def _beat(self) -> None:
+        """Says that this node is there, and how far the loading has come."""
+        told = 0.0
+        while True:
+            await asyncio.sleep(BEAT)
+            if self._loaded > told and self._shard is None:
+                told = self._loaded
+                await self._outgoing.send(Progress(told))
+            elif self._outgoing.quiet():
+                await self._outgoing.send(Beat())

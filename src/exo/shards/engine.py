@@ -1,0 +1,149 @@
+"""`LayersEngine`: exo's engine for safetensors, over any engine of layers, whole here or split over nodes."""
+
+import asyncio
+import importlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from exo.cards import Dtype, ModelCard, Span
+from exo.engine import LoadedModel
+from exo.shards.chain import Chain
+from exo.shards.frames import Open
+from exo.shards.process import RunningShard, ShardProcess
+from exo.store import checkpoint
+
+log = logging.getLogger(__name__)
+
+# Seconds between two lines of log about a load that takes long.
+_TELLING = 2.0
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A model that does not stay whole: `span` is this node's part, which begins with layer 0, and
+    `open_rest` has the other nodes load theirs. What it raises fails the load; cancelled or failed, it leaves
+    nothing."""
+
+    span: Span
+    open_rest: Callable[[], Awaitable[Sequence[RunningShard]]]
+
+
+Plan: TypeAlias = Callable[[ModelCard, Path], Awaitable[Split | None]]
+"""How a model is to be split, from its card and folder; None for whole, here."""
+
+
+class LayersEngine:
+    formats = frozenset({"safetensors"})
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        *,
+        slots: int = 4,
+        context: int | None = None,
+        threads: int | None = None,
+        dtype: Dtype = "auto",
+        plan: Plan | None = None,
+    ) -> None:
+        """`module` is where `name`'s `open_shard` is; the others are as in `engines.EngineOptions`."""
+        self.name = name
+        self.module = module
+        self._slots, self._context, self._threads, self._dtype = slots, context, threads, dtype
+        self._plan = plan
+
+    def __repr__(self) -> str:
+        return f"<LayersEngine {self.name}>"
+
+    def unavailable(self) -> str | None:
+        why: str | None = importlib.import_module(self.module).unavailable()
+        return why
+
+    async def load(self, card: ModelCard, files: Path) -> LoadedModel:
+        # Templates and grammars take time to import, and this object is made at start.
+        from exo.generation.folder import texts
+        from exo.generation.vocabulary import Vocabulary
+        from exo.shards.model import LayeredModel
+
+        config = checkpoint.read(files)
+        context = min(card.context, self._context or card.context)
+        around, vocabulary = await asyncio.to_thread(lambda: (texts(files), Vocabulary.read(files)))
+        split = await self._plan(card, files) if self._plan else None
+        span = split.span if split else Span(0, config.layers)
+        opening = self.open(
+            files, span, ends=True, context=context, slots=self._slots, vocabulary=vocabulary.size
+        )
+        first, rest = await _both(opening, split.open_rest() if split else _nothing())
+        chain = Chain(first, rest)
+        try:
+            return LayeredModel(card, around, vocabulary, chain, slots=self._slots, context=context)
+        except BaseException:
+            await chain.stop()
+            raise
+
+    async def open(
+        self,
+        folder: Path,
+        span: Span,
+        *,
+        ends: bool,
+        slots: int,
+        context: int,
+        dtype: Dtype | None = None,
+        vocabulary: int = 0,
+    ) -> ShardProcess:
+        """A span of a model in a process of its own, computed as the owner of this node has set. `vocabulary`
+        is needed where tokens are drawn. Raises and cancels as `ShardProcess.start`."""
+        open = Open(
+            engine=self.module,
+            folder=folder,
+            span=span,
+            ends=ends,
+            slots=slots,
+            context=context,
+            dtype=dtype or self._dtype,
+            threads=self._threads,
+            vocabulary=vocabulary,
+        )
+        return await ShardProcess.start(open, progress=_logger(f"layers {span} of {folder.name}"))
+
+
+async def _both(
+    opening: Awaitable[ShardProcess], opening_rest: Awaitable[Sequence[RunningShard]]
+) -> tuple[ShardProcess, Sequence[RunningShard]]:
+    """Opens both at once. If one fails, or this is cancelled, neither is left."""
+    first, rest = asyncio.ensure_future(opening), asyncio.ensure_future(opening_rest)
+    try:
+        await asyncio.gather(first, rest)
+    except BaseException:
+        first.cancel()
+        rest.cancel()
+        await asyncio.wait([first, rest])
+        opened: list[RunningShard] = []
+        if not first.cancelled() and not first.exception():
+            opened.append(first.result())
+        if not rest.cancelled() and not rest.exception():
+            opened.extend(rest.result())
+        await asyncio.gather(*(shard.stop() for shard in opened))
+        raise
+    return first.result(), rest.result()
+
+
+async def _nothing() -> Sequence[RunningShard]:
+    return ()
+
+
+def _logger(what: str) -> Callable[[float], None]:
+    told = time.monotonic()
+
+    def tell(done: float) -> None:
+        nonlocal told
+        if (now := time.monotonic()) >= told + _TELLING:
+            told = now
+            log.info("%s: %.0f %% loaded", what, 100 * done)
+
+    return tell
