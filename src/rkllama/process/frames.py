@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from exo.errors import BY_CODE, EngineFailed, ExoError
+from exo.shards.frames import Failed
 from rkllama.vendor.asks import AnyAsk, Event, Finished, Options
 
 LENGTH = struct.Struct("<I")
@@ -55,24 +55,6 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
     id: int
     finished: Finished
-
-
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Run `id` failed and the runtime is idle, or, with no id, the model could not be loaded."""
-
-    code: str
-    message: str
-    param: str | None = None
-    id: int | None = None
-
-    @classmethod
-    def of(cls, error: Exception, id: int | None = None) -> "Failed":
-        if isinstance(error, ExoError):
-            return cls(error.code, error.message, error.param, id)
-        return cls(EngineFailed.code, f"{type(error).__name__}: {error}", None, id)
-
-    def error(self) -> ExoError:
-        return BY_CODE.get(self.code, EngineFailed)(self.message, param=self.param)
 
 
 ToWorker: TypeAlias = Load | Run | Abort

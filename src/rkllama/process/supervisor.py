@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Self
 
 from exo.errors import EngineFailed, ExoError, NotReady
+from exo.shards.frames import Failed
 from rkllama.process import frames
-from rkllama.process.frames import Abort, Done, Failed, Load, Loaded, Run, Said
+from rkllama.process.frames import Abort, Done, Load, Loaded, Run, Said
 from rkllama.vendor.asks import AnyAsk, Event, Finished, Options
 from rkllama.vendor.diagnosis import Facts, explain, facts
 

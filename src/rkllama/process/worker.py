@@ -22,9 +22,10 @@ from queue import SimpleQueue
 
 from exo.errors import EngineFailed
 from exo.generation.vocabulary import Vocabulary
+from exo.shards.frames import Failed
 from rkllama.process import frames
 from rkllama.process.embedding import embed
-from rkllama.process.frames import Abort, Done, Failed, Load, Loaded, Run, Said
+from rkllama.process.frames import Abort, Done, Load, Loaded, Run, Said
 from rkllama.vendor.abi import Release
 from rkllama.vendor.asks import Ask, Embed, Event, Finished
 from rkllama.vendor.library import open_library
