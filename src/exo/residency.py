@@ -28,9 +28,10 @@ from exo.errors import (
     ModelNotFound,
     NotReady,
     Overloaded,
-    Timeout,
 )
-from exo.schedule import Resident, Rounds, State, plan
+from exo.places import Place, Ticket
+from exo.schedule import Resident, Rounds, plan
+from exo.silence import unless_silent
 
 log = logging.getLogger(__name__)
 
@@ -57,46 +58,6 @@ class Observer(Protocol):
     def unloaded(self, model: str, why: Why) -> None: ...
 
 
-class _Ticket:
-    """A request's place in the queue; `turn` resolves to its model when it may start."""
-
-    def __init__(self, model: str, client: str, now: float) -> None:
-        self.model = model
-        self.client = client
-        self.since = now
-        self.turn: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
-
-
-class _Place:
-    """A model's place in memory, mutable; `snapshot` is what `plan` sees of it."""
-
-    def __init__(self, memory: int, idle_seconds: float | None) -> None:
-        self.memory = memory
-        self.idle_seconds = idle_seconds
-        self.state: State = "loading"
-        self.model: LoadedModel | None = None
-        self.running = 0
-        self.used = 0
-        self.idle_since = 0.0
-        self.gone = asyncio.Event()
-
-    @property
-    def slots(self) -> int:
-        return self.model.slots if self.model else self.running
-
-    def leaves_at(self) -> float | None:
-        """When it has been idle too long; None while it is busy, or may stay for ever."""
-        if not _is_idle(self) or self.idle_seconds is None:
-            return None
-        return self.idle_since + self.idle_seconds
-
-    def snapshot(self) -> Resident:
-        now = asyncio.get_running_loop().time()
-        left = None if (end := self.leaves_at()) is None else end - now
-        idle = now - self.idle_since if _is_idle(self) else None
-        return Resident(self.memory, self.state, self.slots, self.running, self.used, left, idle)
-
-
 class Residency:
     """This machine as a `Responder`: loads what is asked for, evicts what is not, keeps the queue.
 
@@ -118,8 +79,8 @@ class Residency:
         self._limits = limits
         self._observer = observer
         self._changed = changed
-        self._places: dict[str, _Place] = {}
-        self._waiting: list[_Ticket] = []
+        self._places: dict[str, Place] = {}
+        self._waiting: list[Ticket] = []
         self._rounds = Rounds()
         self._tasks: set[asyncio.Task[None]] = set()
         self._uses = 0
@@ -162,7 +123,7 @@ class Residency:
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         turn = self._turn(request.model, request.client)
-        async with turn as model, aclosing(_answer(model, request, self._limits.silence)) as deltas:
+        async with turn as model, aclosing(unless_silent(model, request, self._limits.silence)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -202,7 +163,7 @@ class Residency:
         if self._closed or name in self._places:
             raise NotReady("this node is shutting down" if self._closed else f"{name} is in memory already")
         # Taken first, so that nobody else gets what is made free for it.
-        place = self._places[name] = _Place(memory, None)
+        place = self._places[name] = Place(memory, None)
         place.running = 1
         try:
             while True:
@@ -234,7 +195,7 @@ class Residency:
         if self._idle_timer:
             self._idle_timer.cancel()
         for ticket in self._waiting:
-            _fail(ticket, NotReady("this node is shutting down"))
+            ticket.fail(NotReady("this node is shutting down"))
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -247,7 +208,7 @@ class Residency:
         """Waits in the queue and holds one of the model's slots for the body."""
         self._admit(model)
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(model, client, loop.time())
+        ticket = Ticket(model, client, loop.time())
         most = self._limits.waiting + (client not in {other.client for other in self._waiting})
         self._waiting.append(ticket)
         self._do_what_may_happen()
@@ -305,7 +266,7 @@ class Residency:
         # Cancelling a waiter cancels its future at once, some time before the waiter itself is back here.
         self._waiting = [ticket for ticket in self._waiting if not ticket.turn.cancelled()]
         for model, place in self._places.items():
-            if _is_idle(place) and place.model and not place.model.alive:
+            if place.idle and place.model and not place.model.alive:
                 self._unload(model, "died")
         turns = self._rounds.order([ticket.client for ticket in self._waiting])
         due = [self._waiting[position] for position in turns]
@@ -318,11 +279,11 @@ class Residency:
         for model in todo.evict:
             self._unload(model, "evicted")
         for model in todo.load:
-            self._places[model] = _Place(self._shelf[model][0].memory, self._limits.idle_seconds)
+            self._places[model] = Place(self._shelf[model][0].memory, self._limits.idle_seconds)
             self._spawn(self._load(model))
         self._watch_idle()
 
-    def _start(self, ticket: _Ticket) -> None:
+    def _start(self, ticket: Ticket) -> None:
         place = self._places[ticket.model]
         assert place.model is not None, "plan starts requests on ready models only"
         self._uses += 1
@@ -331,7 +292,7 @@ class Residency:
         self._rounds = self._rounds.served(ticket.client)
         ticket.turn.set_result(place.model)
 
-    def _release(self, ticket: _Ticket) -> None:
+    def _release(self, ticket: Ticket) -> None:
         place = self._places[ticket.model]
         place.running -= 1
         place.idle_since = asyncio.get_running_loop().time()
@@ -382,7 +343,7 @@ class Residency:
         refused = [ticket for ticket in self._waiting if ticket.model == model]
         self._waiting = [ticket for ticket in self._waiting if ticket.model != model]
         for ticket in refused:
-            _fail(ticket, error)
+            ticket.fail(error)
         self._advance()
 
     def _unload(self, model: str, why: Why) -> asyncio.Task[None]:
@@ -420,15 +381,6 @@ class Residency:
         self._watch_idle()
 
 
-def _is_idle(place: _Place) -> bool:
-    return place.state == "ready" and place.running == 0
-
-
-def _fail(ticket: _Ticket, error: ExoError) -> None:
-    if not ticket.turn.done():
-        ticket.turn.set_exception(error)
-
-
 def _as_exo_error(model: str, error: BaseException) -> ExoError:
     if isinstance(error, ExoError):
         return error
@@ -436,45 +388,3 @@ def _as_exo_error(model: str, error: BaseException) -> ExoError:
         return NotReady("this node is shutting down")
     log.error("loading %s failed", model, exc_info=error)
     return EngineFailed(f"loading model '{model}' failed: {type(error).__name__}: {error}")
-
-
-async def _answer(
-    model: LoadedModel, request: ChatRequest, silence: float | None
-) -> AsyncGenerator[Delta, None]:
-    """The model's deltas; raises `Timeout` when it lets us wait for one for `silence` seconds.
-
-    One timer watches all of them, as arming one for each costs more than passing it on. While the caller
-    has a delta in hand, nothing is waited for.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    waiting_since: float | None = None
-    timer: asyncio.TimerHandle | None = None
-    expired = False
-
-    def look() -> None:
-        nonlocal timer, expired
-        assert silence is not None
-        now = loop.time()
-        if waiting_since is not None and now - waiting_since >= silence:
-            expired = True
-            task.cancel()
-        else:
-            timer = loop.call_at((waiting_since or now) + silence, look)
-
-    if silence is not None:
-        timer = loop.call_later(silence, look)
-    try:
-        async with aclosing(model.respond(request)) as deltas:
-            waiting_since = loop.time()
-            async for delta in deltas:
-                waiting_since = None
-                yield delta
-                waiting_since = loop.time()
-    except asyncio.CancelledError:
-        if not expired or task.uncancel():
-            raise
-        raise Timeout(f"nothing came from the model for {silence:g} s") from None
-    finally:
-        if timer:
-            timer.cancel()

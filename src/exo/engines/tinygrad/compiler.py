@@ -25,6 +25,8 @@ MACHINES: Mapping[str, str] = {
     "aarch64": "aarch64",
     "arm64": "aarch64",
 }
+# tinygrad has sums added up one by one, each waiting for the one before it.
+_IN_ORDER, _IN_ANY_ORDER = "= fadd nsz ", "= fadd reassoc nsz "
 
 
 class LlvmliteCompiler(Compiler):
@@ -42,13 +44,13 @@ class LlvmliteCompiler(Compiler):
             cpu=processor, features=features, opt=2, reloc="pic", codemodel="default"
         )
         release = ".".join(map(str, llvm.llvm_version_info))
-        super().__init__(f"compile_llvmlite_{release}_{machine}_{processor}_{features}")
+        super().__init__(f"compile_llvmlite_any_order_{release}_{machine}_{processor}_{features}")
 
     def compile(self, src: str) -> bytes:
         tuning = llvm.create_pipeline_tuning_options(speed_level=2)
         tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = True
         builder = llvm.create_pass_builder(self._machine, tuning)
-        with llvm.parse_assembly(src) as module:
+        with llvm.parse_assembly(src.replace(_IN_ORDER, _IN_ANY_ORDER)) as module:
             module.verify()
             builder.getModulePassManager().run(module, builder)
             return jit_loader(self._machine.emit_object(module))

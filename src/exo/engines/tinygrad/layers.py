@@ -49,7 +49,7 @@ class Layers:
         normed = self._norm(f"{name}.input_layernorm", hidden)
         hidden = (hidden + self._attend(f"{name}.self_attn", normed, cache, position, turn)).contiguous()
         normed = self._norm(f"{name}.post_attention_layernorm", hidden)
-        gate = self._linear(f"{name}.mlp.gate_proj", normed).silu()
+        gate = self._linear(f"{name}.mlp.gate_proj", normed).silu().contiguous()
         inner = (gate * self._linear(f"{name}.mlp.up_proj", normed)).contiguous()
         return (hidden + self._linear(f"{name}.mlp.down_proj", inner)).contiguous()
 
@@ -105,7 +105,12 @@ class Layers:
             scores = later.where(-math.inf, scores)
         shares = scores.softmax(-1).cast(self._dtype)
         mixed = shares.dot(values.unsqueeze(1).cast(self._dtype), dtype=dtypes.float32)
-        joined = mixed.reshape(config.heads, count, config.head_width).transpose(0, 1).reshape(count, -1).contiguous()
+        joined = (
+            mixed.reshape(config.heads, count, config.head_width)
+            .transpose(0, 1)
+            .reshape(count, -1)
+            .contiguous()
+        )
         return self._linear(f"{name}.o_proj", joined)
 
 

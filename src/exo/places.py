@@ -1,0 +1,55 @@
+"""What the residency keeps of each request that waits, and of each model in memory."""
+
+import asyncio
+
+from exo.engine import LoadedModel
+from exo.errors import ExoError
+from exo.schedule import Resident, State
+
+
+class Ticket:
+    """A request's place in the queue; `turn` resolves to its model when it may start."""
+
+    def __init__(self, model: str, client: str, now: float) -> None:
+        self.model = model
+        self.client = client
+        self.since = now
+        self.turn: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: ExoError) -> None:
+        if not self.turn.done():
+            self.turn.set_exception(error)
+
+
+class Place:
+    """A model's place in memory, mutable; `snapshot` is what `plan` sees of it."""
+
+    def __init__(self, memory: int, idle_seconds: float | None) -> None:
+        self.memory = memory
+        self.idle_seconds = idle_seconds
+        self.state: State = "loading"
+        self.model: LoadedModel | None = None
+        self.running = 0
+        self.used = 0
+        self.idle_since = 0.0
+        self.gone = asyncio.Event()
+
+    @property
+    def slots(self) -> int:
+        return self.model.slots if self.model else self.running
+
+    @property
+    def idle(self) -> bool:
+        return self.state == "ready" and self.running == 0
+
+    def leaves_at(self) -> float | None:
+        """When it has been idle too long; None while it is busy, or may stay for ever."""
+        if not self.idle or self.idle_seconds is None:
+            return None
+        return self.idle_since + self.idle_seconds
+
+    def snapshot(self) -> Resident:
+        now = asyncio.get_running_loop().time()
+        left = None if (end := self.leaves_at()) is None else end - now
+        idle = now - self.idle_since if self.idle else None
+        return Resident(self.memory, self.state, self.slots, self.running, self.used, left, idle)
