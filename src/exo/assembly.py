@@ -273,7 +273,7 @@ async def run(settings: Settings, cluster: ClusterSettings) -> None:
     with contextlib.closing(sock):
         http = msgspec.structs.replace(settings.http, port=sock.getsockname()[1])
         settings = msgspec.structs.replace(settings, http=http)
-        if cluster.discovery == "none" and not cluster.peers:
+        if cluster.discovery == "none" and not cluster.peers and not cluster.routers:
             async with tied_together(settings) as parts:
                 await parts.ask_upstreams()
                 await _serve(parts, parts.node, settings, sock)

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ import pytest
 
 from exo.cluster import certificates, discovery, membership, view
 from exo.cluster.membership import Membership
-from exo.cluster.network import addresses, place
+from exo.cluster.network import Place, addresses, place
 from exo.cluster.session import Session
 from exo.cluster.settings import ClusterSettings, TlsFiles
 from exo.cluster.states import State, StateCodec
@@ -60,6 +60,27 @@ async def test_announcing_all_the_time_makes_no_more_than_a_few_messages(join: J
         b.membership.announce()
         await asyncio.sleep(0.001)
     assert 3 <= len(a.views) - before <= 12
+
+
+async def test_a_port_that_another_node_only_looked_at_is_taken(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes that start at once on a machine do so."""
+    looking: list[socket.socket] = []
+
+    def find(ports: Iterable[int], *arguments: object) -> Place:
+        for other in looking:
+            other.close()
+        found = place(ports, *arguments)  # type: ignore[arg-type]
+        if not looking:
+            looking.append(socket.create_server(("127.0.0.1", found.port)))
+        return found
+
+    monkeypatch.setattr(membership, "place", find)
+    a = await join("a")
+    assert [each.fileno() for each in looking] == [-1]
+    await join("b", a)
+    await a.sees("b")
 
 
 async def test_nodes_of_another_cluster_are_not_seen(join: Join) -> None:

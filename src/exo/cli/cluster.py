@@ -2,13 +2,15 @@
 
 import asyncio
 import datetime
+import logging
 import os
 import platform
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ from exo.nodes import Cluster
 
 if TYPE_CHECKING:
     from exo.cluster.certificates import Bundle
+
+log = logging.getLogger(__name__)
 
 _SECRET = "EXO_CLUSTER_SECRET"
 
@@ -144,6 +148,38 @@ def status(context: click.Context, url: str | None) -> None:
         click.echo(f"PROBLEM: {problem}")
     if problems:
         context.exit(1)
+
+
+@cluster.command()
+@click.option("--peer", multiple=True, metavar="HOST", help="Another router to connect to. May be repeated.")
+@click.option(
+    "--cluster-port",
+    default=7447,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on, and that of other routers.",
+)
+def router(peer: tuple[str, ...], cluster_port: int) -> None:
+    """Relay between nodes that are started with --router, until Ctrl-C or SIGTERM.
+
+    For a cluster of more than some 80 nodes, or of several networks: have two routers or more, each but the
+    first with the others as its --peer, and give all of them to every node. Only what nodes say of themselves
+    goes this way; requests go straight from node to node. With the cluster's certificates on this machine,
+    only nodes that have theirs can connect; a secret is the nodes' own affair.
+    """
+    from exo.cluster import discovery
+    from exo.cluster.session import Router
+    from exo.cluster.settings import ClusterSettings
+
+    commandline.log_to_stderr()
+    tls = clusters.certificates(clusters.folder())
+    others = [discovery.address(each, cluster_port) for each in peer]
+    stop = {signal.SIGINT, signal.SIGTERM}
+    # Before there are other threads, which inherit it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    with closing(Router(ClusterSettings(port=cluster_port, discovery="none", tls=tls), others)):
+        log.info("a router of clusters, on port %d", cluster_port)
+        signal.sigwait(stop)
 
 
 def _who(certified: bool, secret: bool) -> str:

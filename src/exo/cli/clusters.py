@@ -28,6 +28,7 @@ def settings(
     manual_file: Path | None,
     port: int,
     peers: tuple[str, ...],
+    routers: tuple[str, ...] = (),
     environment: Mapping[str, str],
 ) -> ClusterSettings:
     """The way into the cluster for a node that listens on `host`: whom nobody can reach looks for nobody.
@@ -40,18 +41,21 @@ def settings(
         raise click.UsageError(
             "--discovery-module manual needs --discovery-config-path; with --peer alone it is none"
         )
-    if host in _LOOPBACK and (discovery not in (None, "none") or peers or manual_file):
+    if routers and (discovery not in (None, "none") or peers or manual_file):
+        raise click.UsageError("a node with --router looks for nobody else: leave out how it would")
+    if host in _LOOPBACK and (discovery not in (None, "none") or peers or manual_file or routers):
         raise click.UsageError(
             f"nodes elsewhere cannot reach --host {host}; leave it out to be one of a cluster"
         )
     if discovery is None:
-        discovery = "none" if host in _LOOPBACK else "manual" if manual_file else "udp"
+        discovery = "none" if routers or host in _LOOPBACK else "manual" if manual_file else "udp"
     secret = environment.get("EXO_CLUSTER_SECRET")
     return ClusterSettings(
         name=name,
         discovery=discovery,
         port=port,
         peers=peers,
+        routers=routers,
         manual_file=manual_file,
         secret=secret.encode() if secret else None,
         tls=certificates(folder()),

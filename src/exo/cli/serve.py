@@ -97,6 +97,13 @@ def _splits(
     help="File that names the nodes, for the module manual; read again when it changes.",
 )
 @click.option("--peer", multiple=True, metavar="HOST", help="A node to connect to. May be repeated.")
+@click.option(
+    "--router",
+    multiple=True,
+    metavar="HOST",
+    help="A router of a cluster of many nodes or networks (exo cluster router), the nearest first. More of "
+    "them are for when it is gone. No other node is looked for then.",
+)
 @click.option("--cluster-name", default="exo", show_default=True, help="Nodes of another name are not seen.")
 @click.option(
     "--cluster-port",
@@ -193,6 +200,7 @@ def serve(
     discovery_module: clusters.Discovery | None,
     discovery_config_path: Path | None,
     peer: tuple[str, ...],
+    router: tuple[str, ...],
     cluster_name: str,
     cluster_port: int,
     wait_for_peers: int,
@@ -276,6 +284,7 @@ def serve(
         manual_file=discovery_config_path,
         port=cluster_port,
         peers=peer,
+        routers=router,
         environment=os.environ,
     )
     uvloop.run(assembly.run(settings, cluster))

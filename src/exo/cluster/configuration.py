@@ -4,6 +4,7 @@ The keys are those of `DEFAULT_CONFIG.json5` in eclipse-zenoh/zenoh.
 """
 
 import secrets
+import socket
 from collections.abc import Iterable, Mapping
 
 from exo.cluster.network import Place
@@ -19,16 +20,27 @@ _OURS, _STEP = 1 << 96, 1 << 64
 _LEASE = 2000
 # Milliseconds that making a link may take. Closing a session waits for links that are being made.
 _OPENING = 4000
+# The same for a client, which tries one router after the other.
+_OPENING_CLIENT = 1000
 
 
 def session(
     settings: ClusterSettings, place: Place, addresses: Iterable[str], zid: int
 ) -> Mapping[str, object]:
-    """Of the session that is this node's part in its cluster: listens at `place`, connects to `addresses`."""
+    """Of the session that is this node's part in its cluster: listens at `place`, connects to `addresses`.
+    With routers it connects to the first of `addresses` that answers, and anew whenever that is gone."""
+    if settings.routers:
+        return {
+            **_both(settings, addresses),
+            "mode": "client",
+            "transport/unicast/open_timeout": _OPENING_CLIENT,
+            "id": f"{zid:x}",
+            "scouting/multicast/enabled": False,
+        }
     # One of two nodes connects, not both to each other: see eclipse-zenoh/zenoh#2806.
     one = {"peer": {"to_router": "always", "to_peer": "greater-zid"}}
     return {
-        **_both(settings, addresses),
+        **_both(settings, sorted(addresses)),
         **scouting(place, enabled=settings.discovery == "udp"),
         "id": f"{zid:x}",
         "listen/endpoints": [f"{protocol(settings)}/{each}" for each in place.endpoints],
@@ -66,10 +78,23 @@ def _reversed(id: int) -> int:
 def introduction(settings: ClusterSettings, addresses: Iterable[str]) -> Mapping[str, object]:
     """Of a session that connects to these addresses and nobody else, and tells who is there of each other."""
     return {
-        **_both(settings, addresses),
+        **_both(settings, sorted(addresses)),
         "listen/endpoints": [],
         "scouting/multicast/enabled": False,
         "scouting/gossip/autoconnect": {"router": [], "peer": []},
+    }
+
+
+def router(settings: ClusterSettings, addresses: Iterable[str]) -> Mapping[str, object]:
+    """Of a router: listens at the settings' port, connects to the routers at `addresses`, tries again those
+    that do not answer, and relays between all that are connected."""
+    # All of this machine's addresses, and those it gets later, as it is found by address alone.
+    here = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    return {
+        **_both(settings, sorted(addresses)),
+        "mode": "router",
+        "listen/endpoints": [f"{protocol(settings)}/{here}:{settings.port}"],
+        "scouting/multicast/enabled": False,
     }
 
 
@@ -83,7 +108,7 @@ def protocol(settings: ClusterSettings) -> str:
 def _both(settings: ClusterSettings, addresses: Iterable[str]) -> dict[str, object]:
     values: dict[str, object] = {
         "mode": "peer",
-        "connect/endpoints": [f"{protocol(settings)}/{address}" for address in sorted(addresses)],
+        "connect/endpoints": [f"{protocol(settings)}/{address}" for address in addresses],
         # Nodes with certificates and nodes without are none of each other's business.
         "transport/link/protocols": [protocol(settings)],
         "transport/link/tx/lease": _LEASE,

@@ -1,6 +1,7 @@
 """Who is there: this node's part in its cluster.
 
-Every node is a peer of all others: none is elected, none relays. Each carries a liveliness token and says
+Every node is a peer of all others: none is elected, none relays. (With routers, these relay, and it makes no
+difference here but for how a session is opened.) Each carries a liveliness token and says
 what it is, once a second and when something happened; `view.py` makes peers of what arrives, `session.py`
 carries it. The session is opened anew in two cases, as nothing else helps:
 
@@ -30,8 +31,9 @@ from exo.nodes import Node
 
 log = logging.getLogger(__name__)
 
-# Seconds between two states, and at least between any two that are asked for.
-_PERIOD, _PAUSE = 1.0, 0.1
+# Seconds between two states, and at least between any two that are asked for: so many, and for each peer so
+# many more, as each newcomer makes all of them say something to all.
+_PERIOD, _PAUSE, _PAUSE_EACH = 1.0, 0.1, 0.01
 # Seconds between two looks at what only time brings: states grow old, two processes have one id.
 _TICK = 0.5
 # Seconds between two looks at this machine's addresses, and at who does not hear this node.
@@ -39,6 +41,8 @@ _LOOK = 2.0
 # Seconds after which a session that could not be opened, or a node that did not answer, is tried again. For
 # a node they double, up to the second.
 _RETRY, _MOST_RETRY = 5.0, 300.0
+# Times that a session may fail to listen at a place that is free when it is looked at again.
+_TRIES = 4
 # Nodes that are said to be ignored; whoever makes up more ids does not fill the log.
 _TOLD = 256
 
@@ -73,13 +77,15 @@ class Membership:
         self._codec = StateCodec(settings.name, settings.secret)
         self._view = View(self._id, proof=settings.secret is not None)
         self._source = discovery.source(settings, self._id)
+        self._routers = tuple(discovery.address(each, settings.port) for each in settings.routers)
         self._wanted: frozenset[str] = frozenset()  # addresses to connect to
         self._known: frozenset[str] = frozenset()  # those the session was opened with
         self._session: Session | None = None
         self._incarnation, self._sequence = "", 0
         self._place: Place | None = None
         self._addresses: frozenset[Address] = frozenset()  # this machine's
-        self._peers: tuple[Node, ...] = ()
+        self._peers: dict[str, Node] = {}
+        self._telling: asyncio.Handle | None = None
         self._refused: set[tuple[str, type[ExoError]]] = set()
         self._due = asyncio.Event()
         self._opening = asyncio.Lock()
@@ -92,11 +98,11 @@ class Membership:
     @property
     def peers(self) -> tuple[Node, ...]:
         """The other nodes that are there, in order of their ids."""
-        return self._peers
+        return tuple(self._peers.values())
 
     @property
     def port(self) -> int:
-        """What is listened on: another than the settings say where that was taken."""
+        """What is listened on: another than the settings say where that was taken, and 0 with routers."""
         return self._settings.port if self._place is None else self._place.port
 
     def announce(self) -> None:
@@ -105,11 +111,17 @@ class Membership:
 
     async def start(self) -> None:
         """Begins to look and to be seen. Raises `NotReady` for what cannot be had: the port, a certificate,
-        the file or program that names the others. Nothing is left open then."""
+        the file or program that names the others. Nothing is left open then. That no router answers is not
+        raised, as they may be started later: this node is alone until one does."""
         self._wanted = await self._source.read()
         self._check_files()
         try:
             await self._open()
+        except NotReady as error:
+            if not self._routers:
+                await self.close()
+                raise
+            self._spawn(self._keep_trying(error))
         except BaseException:
             await self.close()
             raise
@@ -129,7 +141,9 @@ class Membership:
         await asyncio.gather(*tasks, return_exceptions=True)
         async with self._opening:
             await self._shut()
-        self._peers = ()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._peers = {}
 
     # The session
 
@@ -141,14 +155,17 @@ class Membership:
             self._incarnation, self._sequence = secrets.token_hex(8), 0
             self._view.begin(self._incarnation)
             self._place = self._find_place()
+            tries = 0
             while self._session is None:
                 try:
                     await self._join(self._place)
                 except NotReady:
                     before, self._place = self._place, self._find_place()
-                    if before == self._place:
+                    tries += before == self._place
+                    if tries == _TRIES:
                         raise
-                    # The port was free, and then somebody else was faster.
+                    # The port was free, and then somebody else was faster, or another node that is starting
+                    # looked whether it is free just then.
         self.announce()
 
     async def _join(self, place: Place) -> None:
@@ -163,7 +180,8 @@ class Membership:
 
     def _joined(self, place: Place, loop: asyncio.AbstractEventLoop) -> Session:
         """In a thread."""
-        session = Session(self._settings, place, self._known, loop, self._on_state, self._on_token)
+        known = self._routers or self._known
+        session = Session(self._settings, place, known, loop, self._on_state, self._on_token)
         try:
             # Last: whoever sees it answers, and that has to be heard.
             session.appear(self._id, self._incarnation)
@@ -179,14 +197,24 @@ class Membership:
 
     async def _reopen(self, reason: str) -> None:
         log.warning("%s; joining the cluster anew", reason)
-        while True:
+        try:
+            await self._open()
+        except NotReady as error:
+            await self._keep_trying(error)
+
+    async def _keep_trying(self, error: NotReady) -> None:
+        """Opens a session, which has just failed, however long that takes."""
+        while self._session is None:
+            log.warning("%s; trying again in %g s", error.message, _RETRY)
+            await asyncio.sleep(_RETRY)
             try:
-                return await self._open()
-            except NotReady as error:
-                log.warning("%s; trying again in %g s", error.message, _RETRY)
-                await asyncio.sleep(_RETRY)
+                await self._open()
+            except NotReady as again:
+                error = again
 
     def _find_place(self) -> Place:
+        if self._routers:
+            return Place((), 0)
         wanted, before = self._settings.port, self.port
         # Those who connect to this node by its address find it where it was, if it cannot be as it should.
         found = place(dict.fromkeys((wanted or before, before, 0)), self._addresses)
@@ -216,14 +244,15 @@ class Membership:
         if self._view.heard(state, self._now()):
             if not known:
                 self.announce()  # that it is heard
-            self._tell()
+            if state.node != self._peers.get(sender):
+                self._tell_soon()
 
     def _on_token(self, id: str, incarnation: str, there: bool) -> None:
         if not there:
             self._view.vanished(id, incarnation)
         elif self._view.appeared(id, incarnation):
             self.announce()  # a newcomer is not kept waiting
-        self._tell()
+        self._tell_soon()
 
     def _refuse(self, sender: str, error: ExoError) -> None:
         told = (sender, type(error))
@@ -231,15 +260,20 @@ class Membership:
             self._refused.add(told)
             log.warning("node '%s' is ignored: %s", sender, error.message)
 
+    def _tell_soon(self) -> None:
+        """Once for all that has come meanwhile, as all peers are looked at."""
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_soon(self._tell)
+
     def _tell(self) -> None:
-        peers = self._view.peers(self._now())
+        self._telling = None
+        peers = {node.id: node for node in self._view.peers(self._now())}
         if peers == self._peers:
             return
-        before, now = ({node.id for node in nodes} for nodes in (self._peers, peers))
-        if before != now:
-            log.info("cluster '%s': %s", self._settings.name, ", ".join(sorted(now | {self._id})))
+        if peers.keys() != self._peers.keys():
+            log.info("cluster '%s': %s", self._settings.name, ", ".join(sorted({*peers, self._id})))
         self._peers = peers
-        self._changed(peers)
+        self._changed(self.peers)
 
     # What goes on all the time
 
@@ -259,7 +293,7 @@ class Membership:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(_TICK, published + _PERIOD - now)):
                     await self._due.wait()
-                await asyncio.sleep(published + _PAUSE - self._now())
+                await asyncio.sleep(published + _PAUSE + len(self._peers) * _PAUSE_EACH - self._now())
 
     def _publish(self) -> None:
         if self._session is None:

@@ -12,6 +12,8 @@ import asyncio
 import json
 import logging
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,8 +35,25 @@ _SCOUTING = 0.2
 _INTRODUCTION = 2.0
 
 
+class Router:
+    """Relays between the nodes that are its clients, those of the routers at `addresses`, and so on. It is no
+    node, believes nobody and needs no secret. Opening and closing block. Raises `NotReady` where the
+    settings' port or a certificate cannot be had; a router that does not answer is tried again."""
+
+    def __init__(self, settings: ClusterSettings, addresses: Iterable[str]) -> None:
+        zenoh = _zenoh()
+        try:
+            self._session = zenoh.open(_config(configuration.router(settings, addresses)))
+        except zenoh.ZError as error:
+            raise NotReady(f"a router cannot listen on port {settings.port}: {_words(error)}") from error
+
+    def close(self) -> None:
+        self._session.close()
+
+
 class Session:
-    """Listens at `place`, connects to `addresses` and whoever it finds; unseen until `appear`.
+    """Listens at `place`, connects to `addresses` and whoever it finds; unseen until `appear`. With routers,
+    their addresses are given.
 
     Blocks. Raises `NotReady` where it cannot be opened. What comes is handed over to the loop until `close`:
     to `on_state` a node's id and its state's bytes, to `on_token` a node's id, its incarnation, and whether
@@ -54,21 +73,23 @@ class Session:
         self._settings, self._place = settings, place
         self._on_state, self._on_token = on_state, on_token
         self._root = f"exo/{_chunk(settings.name)}"
-        self._closed = False
+        self._loop = loop
+        self._closed, self._handing = False, threading.Lock()
         try:
             zid = configuration.newcomer(_there(place) if settings.discovery == "udp" else ())
             values = configuration.session(settings, place, addresses, zid)
             self._session = zenoh.open(_config(values))
         except zenoh.ZError as error:
-            raise NotReady(f"the cluster cannot be joined on port {place.port}: {error}") from error
+            how = f"by {' or '.join(settings.routers)}" if settings.routers else f"on port {place.port}"
+            raise NotReady(f"the cluster cannot be joined {how}: {_words(error)}") from error
         self._session.declare_subscriber(
             f"{self._root}/state/*",
-            lambda sample: loop.call_soon_threadsafe(self._state_came, sample),
+            lambda sample: self._hand_over(self._state_came, sample),
             allowed_origin=zenoh.Locality.REMOTE,
         )
         self._session.liveliness().declare_subscriber(
             f"{self._root}/alive/*/*",
-            lambda sample: loop.call_soon_threadsafe(self._token_came, sample),
+            lambda sample: self._hand_over(self._token_came, sample),
             history=True,
         )
         # Kept: a token ends with the object that stands for it, as a subscriber with a callback does not.
@@ -86,7 +107,9 @@ class Session:
             f"{self._root}/state/{_chunk(id)}",
             state,
             congestion_control=zenoh.CongestionControl.DROP,
-            express=True,
+            # A message of its own on each link. Routers, which send many to each client at once, gather them:
+            # a link's queue has room for few messages, and what finds it full is dropped.
+            express=not self._settings.routers,
         )
 
     @property
@@ -120,10 +143,17 @@ class Session:
     def close(self) -> None:
         """The others see it at once, and nothing is handed over any more. Blocks for as long as links are
         being made to where nobody answers: `_OPENING` in configuration.py."""
-        self._closed = True
+        with self._handing:
+            self._closed = True
         if self._token is not None:
             self._token.undeclare()
         self._session.close()
+
+    def _hand_over(self, take: "Callable[[zenoh.Sample], None]", sample: "zenoh.Sample") -> None:
+        """On a thread of Zenoh, which may still be at it once the session and the loop are closed."""
+        with self._handing:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(take, sample)
 
     def _state_came(self, sample: "zenoh.Sample") -> None:
         if not self._closed:
@@ -141,6 +171,11 @@ def _zenoh() -> Any:
     import zenoh
 
     return zenoh
+
+
+def _words(error: Exception) -> str:
+    """Zenoh's, without the lines of its source."""
+    return re.sub(r"\s+at /\S+:\d+\.", "", str(error))
 
 
 def _config(values: Mapping[str, object]) -> "zenoh.Config":

@@ -7,9 +7,9 @@ reads one frame after the other and writes one after the other: TCP holds back w
 gathers but the frame on its way.
 
 Measured on loopback, two processes, aiohttp and uvloop, a shared machine of two cores: 16 KB there and back
-in 0.14 ms, 16 MB one way at 1.1 to 1.5 GB/s. A WebSocket has 0.3 to 0.4 GB/s, as it masks what a client
-sends; the bare connection after an upgrade 2.2 to 3.0 GB/s, at the price of a protocol of our own below
-HTTP. See `bench/shard_link.py`.
+in 0.14 to 0.19 ms, 16 MB one way at 1.1 to 1.5 GB/s. A WebSocket has 0.3 to 0.4 GB/s, as it masks what a
+client sends; the bare connection after an upgrade 2.2 to 3.0 GB/s, at the price of a protocol of our own
+below HTTP. All of the way, with route and client, is measured by `bench/shard_link.py`.
 """
 
 import asyncio
