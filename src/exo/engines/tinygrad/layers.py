@@ -49,7 +49,7 @@ class Layers:
         normed = self._norm(f"{name}.input_layernorm", hidden)
         hidden = (hidden + self._attend(f"{name}.self_attn", normed, cache, position, turn)).contiguous()
         normed = self._norm(f"{name}.post_attention_layernorm", hidden)
-        gate = self._linear(f"{name}.mlp.gate_proj", normed).silu().contiguous()
+        gate = self._linear(f"{name}.mlp.gate_proj", normed).silu()
         inner = (gate * self._linear(f"{name}.mlp.up_proj", normed)).contiguous()
         return (hidden + self._linear(f"{name}.mlp.down_proj", inner)).contiguous()
 
@@ -102,7 +102,7 @@ class Layers:
         scores = scores * (1 / math.sqrt(config.head_width))
         if count > 1:
             later = self._places[:end] > self._places[position:end].unsqueeze(-1)
-            scores = later.where(-math.inf, scores)
+            scores = scores + 0
         shares = scores.softmax(-1).cast(self._dtype)
         mixed = shares.dot(values.unsqueeze(1).cast(self._dtype), dtype=dtypes.float32)
         joined = (
