@@ -3,9 +3,10 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from bench.report import Report, machine, markdown, stop_on_sigterm, summary, write_json
+from bench.report import Report, machine, markdown, sections, stop_on_sigterm, summary, write_json
 
 NAMES = (
     "overhead",
@@ -28,6 +29,7 @@ _HEAD = """\
 # Benchmarks
 
 Made by `scripts/bench --write docs/benchmarks.md`; run it again to have the figures of your own machine.
+With names (`scripts/bench decode --write …`) only those parts are made anew.
 Every comparison is of runs that took turns in the same minutes, so ratios and differences travel better
 than absolute values. A figure that was missed says so.
 
@@ -42,7 +44,9 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"which of {', '.join(NAMES)}; all without one"
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write a document")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write a document; with names, only these parts of it anew"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the values")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
@@ -52,13 +56,18 @@ def main() -> None:
     for name in options.names or NAMES:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
         reports.append(importlib.import_module(f"bench.{name}").measure())
-    head = _HEAD.format(machine=machine(), summary=summary(reports))
-    document = "\n\n".join([head.strip(), *(markdown(each) for each in reports)]) + "\n"
-    print(document, end="")
+    measured = {each.name: markdown(each) for each in reports}
+    print(_document(measured), end="")
     if options.write:
-        options.write.write_text(document, encoding="utf-8")
+        written = options.write.read_text("utf-8") if options.names and options.write.exists() else ""
+        options.write.write_text(_document(sections(written) | measured), encoding="utf-8")
     if options.json:
         write_json(options.json, reports)
+
+
+def _document(parts: Mapping[str, str]) -> str:
+    head = _HEAD.format(machine=machine(), summary=summary(parts.values()))
+    return "\n\n".join([head.strip(), *parts.values()]) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import platform
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 Cell: TypeAlias = str | int | float | None
+
+_MET, _MISSED = "met", "**MISSED**"
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -76,10 +78,19 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def summary(reports: Sequence[Report]) -> str:
-    figures = [figure for report in reports for figure in report.figures]
-    missed = [figure.name for figure in figures if not figure.met]
-    met = f"{len(figures) - len(missed)} of {len(figures)} figures met"
+def sections(document: str) -> dict[str, str]:
+    """What `markdown` made of each report of a document, by the report's name."""
+    parts = document.split("\n## ")[1:]
+    return {part.partition("\n")[0]: "## " + part.strip() for part in parts}
+
+
+def summary(sections: Iterable[str]) -> str:
+    """How many of the figures in these sections were met, and which were not."""
+    rows = [row for section in sections for row in section.splitlines() if row.startswith("| ")]
+    verdicts = [(cells[1].strip(), cells[-2].strip()) for row in rows if len(cells := row.split("|")) > 3]
+    missed = [name for name, verdict in verdicts if verdict == _MISSED]
+    count = len(missed) + sum(verdict == _MET for _, verdict in verdicts)
+    met = f"{count - len(missed)} of {count} figures met"
     return f"{met}; MISSED: {'; '.join(missed)}" if missed else met
 
 
@@ -119,7 +130,7 @@ def _verdict(figure: Figure) -> tuple[Cell, ...]:
         figure.name,
         f"{_cell(figure.value)} {figure.unit}".strip(),
         wanted,
-        "met" if figure.met else "**MISSED**",
+        _MET if figure.met else _MISSED,
     )
 
 
