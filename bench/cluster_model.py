@@ -17,7 +17,8 @@ _PACE = 0.06  # Qwen2.5-1.5B on the RK3588, by the vendor's figures
 _STEPS = tuple(Text(f" word-{number:02}") for number in range(_TOKENS))
 _TEXT = "".join(step.text for step in _STEPS)
 
-CLIENTS_EACH = 2
+# Enough that a board always has one to go on with: two that choose the same board at once leave none idle.
+CLIENTS_EACH = 3
 SUBJECT = (
     "A model of each stands for a board's: one request at a time, and for each answer "
     f"{_TOKENS} tokens, one every {_PACE * 1e3:g} ms (`dummy` engine), so that many nodes fit on one "
