@@ -23,6 +23,9 @@ NAMES = (
     "cluster_killed",
     "cluster_boards",
     "cluster_membership",
+    "layers_engines",
+    "layers_split",
+    "layers_hop",
 )
 
 _HEAD = """\

@@ -69,16 +69,20 @@ def measure() -> Report:
             finally:
                 # The end of its input ends it, and it the layers' process.
                 server.communicate()
-    hops = [b - a for a, b in zip(here.token, there.token, strict=True)]
+    hops, prompt_hops = (
+        [b - a for a, b in zip(getattr(here, name), getattr(there, name), strict=True)]
+        for name in ("token", "prompt")
+    )
     return Report(
         name="Layers on another node",
         method=(
             "Two processes on loopback, with the real client, route and host of layers, and layers in a "
             "process of theirs that give back what they get; in turns with the same call to layers of this "
             f"node, in a process of theirs, too. A token is {_WIDTH} numbers of float32 (16 KB), there and "
-            f"back; the hop is the median of the differences, {_ROUNDS} rounds. A prompt is {_TOKENS} of "
-            "them (16 MB), one way, from the call to the acknowledgement of the layers' process, and so "
-            "through two connections: to the node, and from it to that process."
+            f"back, {_ROUNDS} rounds. A prompt is {_TOKENS} of them (16 MB), one way, from "
+            "the call to the acknowledgement of the layers' process, and so through two connections: to the "
+            "node, and from it to that process. The hop is what the call to the other node took longer in "
+            "the same round."
         ),
         tables=(
             Table(
@@ -91,19 +95,20 @@ def measure() -> Report:
                     _times(f"token, {_SLOTS} at once, layers there", there.at_once),
                     _times("prompt, layers here", here.prompt),
                     _times("prompt, layers there", there.prompt),
+                    _times("prompt, the hop", prompt_hops),
                 ),
             ),
         ),
         figures=(
-            Figure(
-                "the hop to layers on another node, a token", median(hops) * 1e3, _WANTED_MS, "ms", "at most"
-            ),
-            Figure(
-                "to layers on another node, a prompt",
-                len(_PROMPT) / median(there.prompt) / 1e9,
-                _WANTED_GB,
-                "GB/s",
-                "at least",
+            Figure("a token, the hop to layers there", median(hops) * 1e3, _WANTED_MS, "ms", "at most"),
+            *(
+                Figure(
+                    f"a prompt, {what}", len(_PROMPT) / median(times) / 1e9, _WANTED_GB, "GB/s", "at least"
+                )
+                for what, times in (
+                    ("the hop to layers there", prompt_hops),
+                    ("all the way to their process", there.prompt),
+                )
             ),
         ),
     )

@@ -92,6 +92,7 @@ class Parts:
             context=settings.context,
             threads=settings.threads,
             dtype=settings.layers.dtype,
+            cache=settings.layers.cache,
             plan=self._split,
         )
         engines = _engines(settings.engine, options)
@@ -148,7 +149,7 @@ class Parts:
         credentials = Credentials(
             settings.node_id, key=settings.http.key, secret=around.secret, tls=around.tls
         )
-        self._pipeline = Pipeline(planner, credentials)
+        self._pipeline = Pipeline(planner, credentials, around.addresses)
         self.host = ShardHost(
             planner,
             self.residency,
@@ -156,6 +157,7 @@ class Parts:
             self.shelf.pull_part,
             kind=self._device.kind,
             threads=settings.threads,
+            cache=settings.layers.cache,
         )
 
     async def _split(self, card: ModelCard, folder: Path) -> Split | None:
@@ -174,8 +176,7 @@ class Parts:
             waiting=0,
             budget=settings.memory,
             speeds=self.speeds.values(),
-            addresses=self._around.addresses(),
-            formats=self.residency.formats,
+            formats=self.node.formats,
         )
         return Cluster(me=me, peers=tuple(self._around.peers()))
 
@@ -290,8 +291,11 @@ async def _serve_together(settings: Settings, cluster: ClusterSettings, sock: so
     others: list[Node] = []
 
     def see(nodes: Sequence[Node]) -> None:
+        before = parts.shelf.cards
         others[:] = nodes
         parts.metrics.nodes.set(1 + len(nodes))
+        if parts.shelf.cards != before:  # by another split, as other nodes are there
+            membership.announce()
 
     def announce() -> None:
         membership.announce()

@@ -101,7 +101,8 @@ class LocalNode:
         self._device = device
         self._shelf = shelf
         self._residency = residency
-        self._formats = residency.formats
+        self.formats = residency.formats
+        """What its engines load on this machine."""
         self._defaults = defaults
         self._upstreams = upstreams
         self._speeds = speeds or Speeds()
@@ -293,7 +294,7 @@ class LocalNode:
             prefixes=self._speeds.prefixes(),
             leaving=self._leaving,
             addresses=self._addresses(),
-            formats=self._formats,
+            formats=self.formats,
         )
 
     def _sensed(self) -> Device:

@@ -42,10 +42,11 @@ class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayersSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Of models that can be split by layers: what their numbers are computed in, and which nodes have which
-    layers of a model, where its owner has decided that."""
+    """Of models that can be split by layers: what their numbers are computed in, a folder for what is
+    compiled for that, and which nodes have which layers of a model, where its owner has decided that."""
 
     dtype: Dtype = "auto"
+    cache: Path | None = None
     splits: Mapping[str, tuple[Share, ...]] = {}
 
 

@@ -130,6 +130,7 @@ def open_shard(
     dtype: Dtype,
     threads: int | None,
     progress: Callable[[float], None],
+    cache: Path | None = None,
 ) -> NumpyShard:
     """An `exo.shards.shard.Opener`; it computes in float32 only."""
     if dtype not in ("auto", "float32"):

@@ -99,9 +99,9 @@ class Talk:
 
     def __init__(self, session: ClientSession, url: str) -> None:
         self._session, self._url = session, url
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[bytes | memoryview | None] = asyncio.Queue()
 
-    async def begin(self, *pieces: bytes, hop: str = "a") -> ClientResponse:
+    async def begin(self, *pieces: bytes | memoryview, hop: str = "a") -> ClientResponse:
         for piece in pieces:
             self._pieces.put_nowait(piece)
         headers = {HOP_HEADER: hop} if hop else {}
@@ -130,7 +130,7 @@ class Talk:
                 pass
         return frame
 
-    async def _body(self) -> AsyncGenerator[bytes, None]:
+    async def _body(self) -> AsyncGenerator[bytes | memoryview, None]:
         while (piece := await self._pieces.get()) is not None:
             yield piece
 

@@ -67,6 +67,7 @@ def open_shard(
     dtype: Dtype,
     threads: int | None,
     progress: Callable[[float], None],
+    cache: Path | None = None,
 ) -> Troubled:
     progress(0.5)
     if folder.name == "refused":

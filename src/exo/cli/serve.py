@@ -266,7 +266,7 @@ def serve(
         slots=slots,
         context=context,
         threads=threads,
-        layers=LayersSettings(dtype=dtype, splits=split),
+        layers=LayersSettings(dtype=dtype, cache=options.home() / "cache", splits=split),
         idle_seconds=idle_unload or None,
         silence=timeout,
         wait_for_peers=wait_for_peers,

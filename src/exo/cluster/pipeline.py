@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import aiohttp
+import msgspec
 
 from exo.cards import ModelCard, Share, Span
 from exo.cluster.planning import Planner
 from exo.cluster.reach import nearest
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, NotReady
 from exo.http.headers import HOP_HEADER, PROOF_HEADER, proof
-from exo.http.shard_stream import BEAT, BUFFER, SILENCE, Frames, FromHost, Writing, from_host
+from exo.http.shard_stream import BEAT, BUFFER, SILENCE, Frames, FromHost, Pieces, Writing, from_host
 from exo.nodes import Cluster
 from exo.shards.engine import Split
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Rows, Step
@@ -73,7 +74,7 @@ class RemoteShard:
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._error: ExoError | None = None
         self._opened: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
-        self._next: tuple[bytes, ...] = ()  # which goes out next, if any
+        self._next: Pieces = ()  # which goes out next, if any
         self._there_is_room, self._there_is_work = asyncio.Event(), asyncio.Event()
         self._there_is_room.set()
         self._over = False
@@ -167,7 +168,7 @@ class RemoteShard:
         finally:
             self._waiting.pop(message.id, None)
 
-    async def _write(self, pieces: tuple[bytes, ...]) -> None:
+    async def _write(self, pieces: Pieces) -> None:
         """Called by one at a time. Nobody waits for room on a connection that is lost."""
         await self._there_is_room.wait()
         if self._error is not None:
@@ -176,7 +177,7 @@ class RemoteShard:
         self._there_is_room.clear()
         self._there_is_work.set()
 
-    async def _body(self) -> AsyncGenerator[bytes, None]:
+    async def _body(self) -> AsyncGenerator[bytes | memoryview, None]:
         while True:
             await self._there_is_work.wait()
             self._there_is_work.clear()
@@ -307,9 +308,11 @@ async def open_rest(
 class Pipeline:
     """Says of a model how it is split, to `shards.engine.LayersEngine`: its `plan`."""
 
-    def __init__(self, planner: Planner, credentials: Credentials, *, engine: str | None = None) -> None:
-        """`engine` is which engine of layers the others should use, where they have it."""
-        self._planner, self._credentials, self._engine = planner, credentials, engine
+    def __init__(
+        self, planner: Planner, credentials: Credentials, addresses: Callable[[], tuple[str, ...]] = tuple
+    ) -> None:
+        """`addresses` are those of this machine, by which the nearest of another one's is told."""
+        self._planner, self._credentials, self._addresses = planner, credentials, addresses
 
     async def __call__(self, card: ModelCard, folder: Path) -> Split | None:
         """None for a model that stays whole. Raises `NotReady` where the plan says that it does not fit, and
@@ -332,8 +335,9 @@ class Pipeline:
                 slots=self._planner.slots,
                 context=context,
                 dtype=self._planner.dtype,
-                engine=self._engine,
             )
 
         log.info("'%s' is split: %s", card.id, ", ".join(f"{each.node} {each.span}" for each in plan.shares))
-        return Split(first.span, lambda: open_rest(rest, cluster, open, self._credentials))
+        me = msgspec.structs.replace(cluster.me, addresses=self._addresses())
+        seen = msgspec.structs.replace(cluster, me=me)
+        return Split(first.span, lambda: open_rest(rest, seen, open, self._credentials))

@@ -42,7 +42,7 @@ class Planner:
     ) -> None:
         self._shelf, self._cluster, self._by_hand = shelf, cluster, by_hand or {}
         self.slots, self._context, self.dtype = slots, context, dtype
-        self._footprints: dict[tuple[Path, int], Footprints] = {}
+        self._footprints: dict[tuple[Path, int, int, int], Footprints] = {}
 
     def cluster(self) -> Cluster:
         return self._cluster()
@@ -137,11 +137,11 @@ class Planner:
             estimate = partition.of_card(card)
             return lambda node: estimate
         context = self.context(card)
-        if (folder, context) not in self._footprints:
-            self._footprints[folder, context] = footprints(
-                folder, slots=self.slots, context=context, dtype=self.dtype
-            )
-        return self._footprints[folder, context]
+        # Files that are replaced are another model.
+        key = (folder, context, card.bytes, card.created)
+        if key not in self._footprints:
+            self._footprints[key] = footprints(folder, slots=self.slots, context=context, dtype=self.dtype)
+        return self._footprints[key]
 
 
 def footprints(folder: Path, *, slots: int, context: int, dtype: Dtype) -> Footprints:

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 from exo.cards import Progress as ModelProgress
 from exo.cards import Span
 from exo.cluster.planning import Planner, needs
-from exo.errors import BadRequest, EngineFailed, ModelNotFound
+from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady
 from exo.http.shard_stream import BEAT, SILENCE
 from exo.nodes import Kind
 from exo.partition import Plan
@@ -23,6 +23,9 @@ from exo.wire.shards import OpenShard
 
 # Seconds after which a node that is lost is known to be, and its layers are gone.
 _NOTICED = SILENCE + 2 * BEAT
+# Seconds without a step after which no answer is under way, but for one whose client does not read. That one
+# is gone on with elsewhere.
+_UNUSED = 1.0
 
 
 class _Held:
@@ -35,7 +38,8 @@ class _Held:
 
 class ShardHost:
     """An `http.shard_routes.Host`. `engines` are the modules of engines of layers by name, best first; their
-    `open_shard` runs in a process of its own, with `threads` of the CPU, on a machine of this `kind`."""
+    `open_shard` runs in a process of its own, with `threads` of the CPU and what it compiles in
+    `cache`, on a machine of this `kind`."""
 
     def __init__(
         self,
@@ -46,9 +50,10 @@ class ShardHost:
         *,
         kind: Kind,
         threads: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         self._planner, self._residency, self._engines = planner, residency, engines
-        self._fetch, self._kind, self._threads = fetch, kind, threads
+        self._fetch, self._kind, self._threads, self._cache = fetch, kind, threads, cache
         self._held: dict[tuple[str, str], _Held] = {}  # by model and the node it is for
 
     async def plan(self, model: str, split: str = "") -> Plan:
@@ -79,7 +84,7 @@ class ShardHost:
             needs, folder, open.span, self._kind, slots=open.slots, context=open.context, dtype=dtype
         )
         name = f"{open.model} (layers {open.span} for {via})"
-        async with self._only_one(open.model, via) as held, self._residency.hold(name, memory):
+        async with self._only_one(open.model, via) as held, self._room(open.model, via, name, memory):
             shard = held.shard = await ShardProcess.start(
                 Open(
                     engine=module,
@@ -90,6 +95,7 @@ class ShardHost:
                     context=open.context,
                     dtype=dtype,
                     threads=self._threads,
+                    cache=self._cache,
                 ),
                 progress=progress,
             )
@@ -120,15 +126,11 @@ class ShardHost:
         return folder
 
     @asynccontextmanager
-    async def _only_one(self, model: str, via: str) -> AsyncIterator["_Held"]:
+    async def _only_one(self, model: str, via: str) -> AsyncIterator[_Held]:
         """A node that opens a model's layers anew has lost those it had, though that may not have been
         noticed here yet: they make room first."""
         if before := self._held.get((model, via)):
-            if before.shard:
-                await before.shard.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_NOTICED):
-                    await before.gone.wait()
+            await self._end(before)
         held = self._held[model, via] = _Held()
         try:
             yield held
@@ -136,6 +138,37 @@ class ShardHost:
             held.gone.set()
             if self._held[model, via] is held:
                 del self._held[model, via]
+
+    @asynccontextmanager
+    async def _room(self, model: str, via: str, name: str, memory: int) -> AsyncIterator[None]:
+        """Memory for the body, and if need be that of what another node has had of the model before: a model
+        is split by one node at a time, and the last one to lead keeps its parts until it is idle for long."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._residency.hold(name, memory))
+            except NotReady:
+                if not await self._given_up(model, via):
+                    raise
+                await stack.enter_async_context(self._residency.hold(name, memory))
+            yield
+
+    async def _given_up(self, model: str, via: str) -> bool:
+        """Ends the model's layers that other nodes do not use. Whether there were any."""
+        unused = [
+            held
+            for (each, node), held in self._held.items()
+            if each == model and node != via and held.shard and held.shard.idle > _UNUSED
+        ]
+        for held in unused:
+            await self._end(held)
+        return bool(unused)
+
+    async def _end(self, held: _Held) -> None:
+        if held.shard:
+            await held.shard.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NOTICED):
+                await held.gone.wait()
 
     def _engine(self, liked: str | None) -> str:
         """The module of the engine liked best, or else of the first one that runs here."""

@@ -1,6 +1,7 @@
 """The engines: one file each, imported only when it is wanted, and one row each in this table."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -11,13 +12,14 @@ from exo.shards.engine import LayersEngine, Plan
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the owner set for all engines: requests at once per model, context cap in tokens, CPU
-    threads (None: the engine's own choice), and what engines of layers compute in. `plan` is how models are
-    split over nodes, for engines of layers."""
+    threads (None: the engine's own choice). For engines of layers: what they compute in, a folder for what
+    they compile, and how models are split over nodes."""
 
     slots: int = 4
     context: int | None = None
     threads: int | None = None
     dtype: Dtype = "auto"
+    cache: Path | None = None
     plan: Plan | None = None
 
 
@@ -36,6 +38,7 @@ def _layers(name: str) -> Callable[[EngineOptions], Engine]:
             context=options.context,
             threads=options.threads,
             dtype=options.dtype,
+            cache=options.cache,
             plan=options.plan,
         )
 

@@ -12,7 +12,7 @@ from aiohttp import ClientError, web
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
 from exo.http.app import RECORD, hop_of, json_answer
 from exo.http.desk import DESK
-from exo.http.shard_stream import BEAT, Frames, ToHost, Writing, to_host
+from exo.http.shard_stream import BEAT, Frames, Pieces, ToHost, Writing, to_host
 from exo.partition import Plan
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step
 from exo.shards.process import RunningShard
@@ -144,7 +144,7 @@ class _Session:
                 task.cancel()
             await asyncio.gather(*work, *self._steps, return_exceptions=True)
 
-    async def _write(self, pieces: tuple[bytes, ...]) -> None:
+    async def _write(self, pieces: Pieces) -> None:
         for piece in pieces:
             await self._response.write(piece)
 

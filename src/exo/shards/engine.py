@@ -48,12 +48,14 @@ class LayersEngine:
         context: int | None = None,
         threads: int | None = None,
         dtype: Dtype = "auto",
+        cache: Path | None = None,
         plan: Plan | None = None,
     ) -> None:
         """`module` is where `name`'s `open_shard` is; the others are as in `engines.EngineOptions`."""
         self.name = name
         self.module = module
         self._slots, self._context, self._threads, self._dtype = slots, context, threads, dtype
+        self._cache = cache
         self._plan = plan
 
     def __repr__(self) -> str:
@@ -107,6 +109,7 @@ class LayersEngine:
             context=context,
             dtype=dtype or self._dtype,
             threads=self._threads,
+            cache=self._cache,
             vocabulary=vocabulary,
         )
         return await ShardProcess.start(open, progress=_logger(f"layers {span} of {folder.name}"))

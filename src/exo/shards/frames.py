@@ -44,6 +44,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     context: int
     dtype: Dtype = "auto"
     threads: int | None = None
+    cache: Path | None = None
     vocabulary: int = 0
 
 

@@ -76,7 +76,8 @@ class ShardProcess:
         self._process = process
         self._connection = connection
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
-        self._ids = 0
+        self._ids = self._under_way = 0
+        self._used = asyncio.get_running_loop().time()
         self._stopping = False
         self._reading = asyncio.create_task(self._read_log())
         self._watching = asyncio.create_task(self._watch())
@@ -105,7 +106,7 @@ class ShardProcess:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, **environment},
+                    env={**environment, **os.environ},  # the owner knows better
                     # Ctrl-C is for the node, which lets answers end.
                     start_new_session=True,
                 )
@@ -133,6 +134,11 @@ class ShardProcess:
     @property
     def alive(self) -> bool:
         return not (self._stopping or self._connection.lost or self._process.returncode is not None)
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last call, or the start; 0 while one is under way."""
+        return 0.0 if self._under_way else asyncio.get_running_loop().time() - self._used
 
     @property
     def pid(self) -> int:
@@ -197,7 +203,12 @@ class ShardProcess:
         if not self.alive:
             await asyncio.shield(self._watching)
             raise self._cause_of_death()
-        return await self._connection.ask(message, payload)
+        self._under_way += 1
+        try:
+            return await self._connection.ask(message, payload)
+        finally:
+            self._under_way -= 1
+            self._used = asyncio.get_running_loop().time()
 
     async def _watch(self) -> None:
         """Waits for the end of the process, and tells those who wait for a reply."""

@@ -56,8 +56,9 @@ class Shard(Protocol):
 class Opener(Protocol):
     """`open_shard`. Loads the weights of `span` from `folder`, and of nothing else.
 
-    `context` is in tokens, for each slot. `threads` is of the CPU, None for the library's choice. `progress`
-    is told from 0 to 1 how far loading and compiling have come. Raises `EngineFailed` naming file and reason.
+    `context` is in tokens, for each slot. `threads` is of the CPU, None for the library's choice. `cache` is
+    a folder for what the library compiles, None for its own; it need not be there yet. `progress` is told
+    from 0 to 1 how far loading and compiling have come. Raises `EngineFailed` naming file and reason.
     """
 
     def __call__(
@@ -70,5 +71,6 @@ class Opener(Protocol):
         context: int,
         dtype: Dtype,
         threads: int | None,
+        cache: Path | None,
         progress: Callable[[float], None],
     ) -> Shard: ...

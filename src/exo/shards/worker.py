@@ -86,6 +86,7 @@ class Worker:
             context=open.context,
             dtype=open.dtype,
             threads=open.threads,
+            cache=open.cache,
             progress=self._teller(),
         )
         return shard

@@ -1,9 +1,11 @@
 """A model that no machine holds alone, over several: shards in processes of real nodes on real networks."""
 
+import contextlib
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -73,8 +75,8 @@ class Together:
 
 
 def agree(nodes: Sequence[Exo]) -> None:
-    """Waits until each knows of each, itself included, that it takes the model to be split over just them. What
-    a node says of itself may be a second old."""
+    """Waits until each knows of each, itself included, that it has the model split over just them. What it
+    says of itself may be a second old."""
     ids = {node.id for node in nodes}
 
     def said_to(node: Exo) -> list[set[str]]:
@@ -108,6 +110,22 @@ def end_of(stream: Stream) -> float:
     while stream.more():
         pass
     return time.monotonic()
+
+
+@contextlib.contextmanager
+def bounded(*nodes: Exo) -> Iterator[None]:
+    """Ends the nodes where the body takes for ever: one that never answers keeps its streams open."""
+
+    def end() -> None:
+        for node in nodes:
+            node.process.kill()
+
+    timer = threading.Timer(3 * PATIENCE, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def workers(*nodes: Exo) -> list[psutil.Process]:
@@ -200,6 +218,18 @@ def test_a_coordinator_that_is_killed_leaves_nothing_and_the_rest_answer(lan: La
     assert greedy(c) == greedy(b) == said
 
 
+def test_a_newcomer_with_more_memory_takes_the_lead(lan: Lan, folder: Path) -> None:
+    together = Together(lan, folder, a=0.6, b=0.55)
+    a, b = together.nodes
+    said = greedy(b)
+    c = together.machine("c", "--memory", f"{int(0.65 * together.whole)}").start()
+    agree([a, b, c])
+    assert [*together.spans(a)] == ["c", "a", "b"]
+    # What a has of the model, and what b has for a, is in nobody's way.
+    assert greedy(a) == said
+    assert [len(workers(node)) for node in (a, b, c)] == [1, 1, 1]
+
+
 def test_a_cable_that_is_pulled_ends_the_answer_in_time(lan: Lan, folder: Path) -> None:
     together = Together(lan, folder, a=0.7, b=0.5)
     a, b = together.nodes
@@ -223,21 +253,22 @@ def test_clients_that_hang_up_leave_nothing_running(lan: Lan, folder: Path) -> N
     together = Together(lan, folder, a=0.7, b=0.5)
     a, b = together.nodes
     said = greedy(b)
-    for entry in (a, b):
-        for _ in range(SLOTS + 1):
-            under_way(entry).close()
+    with bounded(a, b):
+        for entry in (a, b):
+            for _ in range(SLOTS + 1):
+                under_way(entry).close()
+            eventually(lambda: a.running() == 0)
+            come_to_rest(workers(a, b))
+            # All slots are there for others.
+            streams = [under_way(entry) for _ in range(SLOTS)]
+            assert a.running() == SLOTS
+            for stream in streams:
+                more(stream)
+            for stream in streams:
+                stream.close()
         eventually(lambda: a.running() == 0)
         come_to_rest(workers(a, b))
-        # All slots are there for others.
-        streams = [under_way(entry) for _ in range(SLOTS)]
-        assert a.running() == SLOTS
-        for stream in streams:
-            more(stream)
-        for stream in streams:
-            stream.close()
-    eventually(lambda: a.running() == 0)
-    come_to_rest(workers(a, b))
-    assert greedy(a) == said
+        assert greedy(a) == said
     assert [len(workers(node)) for node in (a, b)] == [1, 1]
 
 

@@ -28,6 +28,13 @@ from exo.store import checkpoint
 if TYPE_CHECKING:
     from exo.shards.shard import Shard
 
+MACHINES: Mapping[str, str] = {
+    "x86_64": "x86_64",
+    "amd64": "x86_64",
+    "aarch64": "aarch64",
+    "arm64": "aarch64",
+}
+"""By `platform.machine()`, in lower case: LLVM's name for it."""
 ENVIRONMENT: Mapping[str, str] = {}
 """What tinygrad has to be told is told in its process."""
 
@@ -35,7 +42,6 @@ ENVIRONMENT: Mapping[str, str] = {}
 _ONE_THREAD_BYTES = 64 << 20
 _RELEASE = "0.13."
 _INSTALL = "pip install 'exo-rkllama[tinygrad]'"
-_MACHINES = ("x86_64", "amd64", "aarch64", "arm64")
 
 
 def unavailable() -> str | None:
@@ -45,8 +51,8 @@ def unavailable() -> str | None:
     release = importlib.metadata.version("tinygrad")
     if not release.startswith(_RELEASE):
         return f"tinygrad {release} is installed, and this engine is written for {_RELEASE}x; {_INSTALL}"
-    if platform.machine().lower() not in _MACHINES:
-        known = ", ".join(_MACHINES)
+    if platform.machine().lower() not in MACHINES:
+        known = ", ".join(MACHINES)
         return f"this machine is a {platform.machine()}, and tinygrad's layers are compiled for {known}"
     return None
 

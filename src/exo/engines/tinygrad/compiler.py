@@ -7,24 +7,18 @@ so all that is exchanged here is what makes machine code of it. Target and passe
 """
 
 import platform
-from collections.abc import Mapping
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
 from tinygrad.device import Compiler, Device
 from tinygrad.helpers import DEV, Target
 from tinygrad.renderer.llvmir import CPULLVMRenderer, LLVMRenderer
 from tinygrad.runtime.support.elf import jit_loader
 
+from exo.engines.tinygrad import MACHINES
+
 RENDERER = "LLVMLITE"
 """How tinygrad's DEV names the one below: by its class."""
 
-# By `platform.machine()`, in lower case: LLVM's name.
-MACHINES: Mapping[str, str] = {
-    "x86_64": "x86_64",
-    "amd64": "x86_64",
-    "aarch64": "aarch64",
-    "arm64": "aarch64",
-}
 # tinygrad has sums added up one by one, each waiting for the one before it.
 _IN_ORDER, _IN_ANY_ORDER = "= fadd nsz ", "= fadd reassoc nsz "
 

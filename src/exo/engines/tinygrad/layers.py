@@ -102,7 +102,7 @@ class Layers:
         scores = scores * (1 / math.sqrt(config.head_width))
         if count > 1:
             later = self._places[:end] > self._places[position:end].unsqueeze(-1)
-            scores = scores + 0
+            scores = later.where(-math.inf, scores)
         shares = scores.softmax(-1).cast(self._dtype)
         mixed = shares.dot(values.unsqueeze(1).cast(self._dtype), dtype=dtypes.float32)
         joined = (
