@@ -62,7 +62,7 @@ def measure() -> Report:
             f"{layers_model.ABOUT}; {_THREADS} thread. Ours is the engine of the node, from the request to "
             "the text of each token, with the layers in a process of their own. Beside it, in a process "
             "without exo: `generate_step` of mlx-lm, which is what `mlx_lm.generate` decodes with, without "
-            "its detokenizer; and the `Transformer` of `tinygrad.llm`, compiled with the same compiler as "
+            "its detokenizer, as it comes (ours asks for huge pages); and the `Transformer` of `tinygrad.llm`, compiled with the same compiler as "
             f"ours. Answers of {_TOKENS} tokens, greedy, from the first one to the last; the two take turns, "
             f"{_PAIRS} pairs after one to warm up, the first place changing, and that {_STARTS} times with "
             "new processes. The ratio is the median of those within a pair."

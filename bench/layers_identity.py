@@ -48,6 +48,7 @@ def open_shard(
     dtype: Dtype,
     threads: int | None,
     progress: Callable[[float], None],
+    cache: Path | None = None,
 ) -> _Identity:
     """An `exo.shards.shard.Opener`."""
     return _Identity(checkpoint.read(folder).width)
