@@ -94,7 +94,7 @@ def test_a_model_alone_on_this_node_is_answered_here() -> None:
         ("qwen2.5-1.5b", ("qwen2.5-1.5b-instruct", "llama"), "did you mean qwen2.5-1.5b-instruct"),
         ("zzz", ("llama", "qwen"), "there is llama, qwen"),
         ("QWEN", ("qwen",), "there is qwen"),
-        ("qwen", (), "put a .gguf file"),
+        ("qwen", (), "download one, or put it into the models folder"),
     ],
 )
 def test_an_unknown_model_is_an_error_that_helps(asked: str, models: tuple[str, ...], words: str) -> None:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 
 from exo.cards import ModelCard, Span
@@ -15,6 +14,7 @@ from exo.shards.engine import LayersEngine, Split
 from exo.shards.process import RunningShard
 from exo.store.catalogue import BUNDLED, Catalogue
 from tests.shards.conftest import FOLDER, NUMPY, TROUBLED
+from tests.shards.workers import workers
 
 CARD = Catalogue(BUNDLED)["exo-demo"][0]
 
@@ -23,7 +23,7 @@ CARD = Catalogue(BUNDLED)["exo-demo"][0]
 def nothing_is_left() -> Iterator[None]:
     yield
     gc.collect()  # see conftest.start
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def engine(module: str = NUMPY) -> LayersEngine:

@@ -14,7 +14,6 @@ from typing import Any
 
 import jsonschema
 import msgspec
-import psutil
 import pytest
 
 from exo.cards import ModelCard, Span
@@ -27,6 +26,7 @@ from exo.shards.process import RunningShard
 from exo.store.catalogue import BUNDLED, Catalogue
 from tests.doubles import answer, finished, reasoning, text
 from tests.shards.conftest import CONTEXT, FOLDER, NUMPY
+from tests.shards.workers import workers
 
 SLOTS = 2
 CARD = Catalogue(BUNDLED)["exo-demo"][0]
@@ -61,7 +61,7 @@ async def load() -> AsyncIterator[Load]:
     yield load_one
     for model in loaded:
         await model.unload()
-    assert psutil.Process().children() == []
+    assert workers() == []
     gc.collect()  # see conftest.start
 
 
@@ -356,7 +356,7 @@ async def test_a_shard_that_dies_fails_its_answers_and_the_model(load: Load) -> 
     assert model.alive
     async with aclosing(model.respond(ask(sampling=ENDLESS))) as deltas:
         await anext(deltas)
-        *_, last = psutil.Process().children()
+        *_, last = workers()
         os.kill(last.pid, signal.SIGKILL)
         with pytest.raises(EngineFailed, match=r"with layers \d-\d of exo-demo was killed by SIGKILL"):
             assert [delta async for delta in deltas]

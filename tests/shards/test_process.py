@@ -20,6 +20,7 @@ from exo.shards.process import ShardProcess
 from tests.engines import numpy_shard
 from tests.shards import troubled
 from tests.shards.conftest import CONTEXT, FOLDER, LAYERS, TROUBLED, Start
+from tests.shards.workers import workers
 
 TOKENS = (504, 40, 41, 42, 43, 44)
 
@@ -242,7 +243,7 @@ async def test_progress_of_loading_is_told(start: Start) -> None:
 async def test_a_load_that_fails_says_why_and_leaves_nothing(start: Start, folder: str, reason: str) -> None:
     with pytest.raises(EngineFailed, match=reason):
         await start(2, 4, engine=TROUBLED, folder=Path("/") / folder)
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_a_module_that_opens_no_shards_is_named(start: Start) -> None:
@@ -258,7 +259,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing(start: Start, turns: int)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loading
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_a_load_that_hangs_can_be_cancelled(start: Start) -> None:
@@ -270,7 +271,7 @@ async def test_a_load_that_hangs_can_be_cancelled(start: Start) -> None:
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loading
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 def test_it_runs_under_the_nodes_own_loop() -> None:
