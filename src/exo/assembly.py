@@ -109,7 +109,8 @@ class Parts:
             engines |= others.needed({card.format for card in self.shelf.cards} - _loaded(engines), options)
         self.engines = [*engines.values()]
         npu = any(upstream.kind == "rkllm" for upstream in settings.upstreams)
-        self.metrics = Metrics(exo.__version__, (*engines, "rkllm") if npu else (*engines,))
+        names = [name for name, engine in engines.items() if engine.unavailable() is None]
+        self.metrics = Metrics(exo.__version__, (*names, "rkllm") if npu else (*names,))
         limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
         self.speeds = Speeds()
         observers = _Observers(self.metrics, self.speeds)

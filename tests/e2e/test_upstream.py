@@ -224,7 +224,7 @@ def test_the_npu_server_may_come_later(start: Start, far: Far) -> None:
 def test_the_npu_server_is_used_beside_our_own_engines_where_it_is_named(start: Start, far: Far) -> None:
     near = start(env={"RKLLM_SERVER_HOST": "127.0.0.1", "RKLLM_SERVER_PORT": str(far.node.port)})
     assert models(near) == {"exo-demo", "hello", "far-demo"}
-    assert near.metric("exo_inference_engine_info", engine="llamacpp,dummy,rkllm") == 1
+    assert near.metric("exo_inference_engine_info", engine="llamacpp,mlx,tinygrad,dummy,rkllm") == 1
     far.node.stop()
     assert near.get("/ready").status == 200
 
