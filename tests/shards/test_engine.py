@@ -16,6 +16,10 @@ from exo.store.catalogue import BUNDLED, Catalogue
 from tests.shards.conftest import FOLDER, NUMPY, TROUBLED
 from tests.shards.workers import workers
 
+# A load that is cancelled while its process is being started leaves asyncio's transport of that process to
+# the collector, which warns of it. That the process itself is gone is looked at after each test.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 CARD = Catalogue(BUNDLED)["exo-demo"][0]
 
 
