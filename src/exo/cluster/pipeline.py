@@ -23,6 +23,7 @@ from exo.http.shard_stream import BEAT, BUFFER, SILENCE, Frames, FromHost, Piece
 from exo.nodes import Cluster
 from exo.shards.engine import Split
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Rows, Step
+from exo.shards.opening import all_or_none
 from exo.shards.process import RunningShard
 from exo.wire import openai
 from exo.wire.shards import Beat, OpenShard
@@ -292,17 +293,8 @@ async def open_rest(
     for share in shares:
         peer = peers[share.node]
         url = nearest(peer.url, peer.addresses, cluster.me.addresses)
-        starting.append(
-            asyncio.ensure_future(RemoteShard.start(url, f"node {peer.id}", open(share.span), credentials))
-        )
-    try:
-        return [*await asyncio.gather(*starting)]
-    except BaseException:
-        for each in starting:
-            each.cancel()
-        opened = await asyncio.gather(*starting, return_exceptions=True)
-        await asyncio.gather(*(shard.stop() for shard in opened if isinstance(shard, RemoteShard)))
-        raise
+        starting.append(RemoteShard.start(url, f"node {peer.id}", open(share.span), credentials))
+    return await all_or_none(*starting)
 
 
 class Pipeline:

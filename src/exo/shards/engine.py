@@ -14,6 +14,7 @@ from exo.cards import Dtype, ModelCard, Span
 from exo.engine import LoadedModel
 from exo.shards.chain import Chain
 from exo.shards.frames import Open
+from exo.shards.opening import all_or_none
 from exo.shards.process import RunningShard, ShardProcess
 from exo.store import checkpoint
 
@@ -79,8 +80,7 @@ class LayersEngine:
         opening = self.open(
             files, span, ends=True, context=context, slots=self._slots, vocabulary=vocabulary.size
         )
-        first, rest = await _both(opening, split.open_rest() if split else _nothing())
-        chain = Chain(first, rest)
+        chain = Chain(*await all_or_none(opening, split.open_rest() if split else _nothing()))
         try:
             return LayeredModel(card, around, vocabulary, chain, slots=self._slots, context=context)
         except BaseException:
@@ -113,27 +113,6 @@ class LayersEngine:
             vocabulary=vocabulary,
         )
         return await ShardProcess.start(open, progress=_logger(f"layers {span} of {folder.name}"))
-
-
-async def _both(
-    opening: Awaitable[ShardProcess], opening_rest: Awaitable[Sequence[RunningShard]]
-) -> tuple[ShardProcess, Sequence[RunningShard]]:
-    """Opens both at once. If one fails, or this is cancelled, neither is left."""
-    first, rest = asyncio.ensure_future(opening), asyncio.ensure_future(opening_rest)
-    try:
-        await asyncio.gather(first, rest)
-    except BaseException:
-        first.cancel()
-        rest.cancel()
-        await asyncio.wait([first, rest])
-        opened: list[RunningShard] = []
-        if not first.cancelled() and not first.exception():
-            opened.append(first.result())
-        if not rest.cancelled() and not rest.exception():
-            opened.extend(rest.result())
-        await asyncio.gather(*(shard.stop() for shard in opened))
-        raise
-    return first.result(), rest.result()
 
 
 async def _nothing() -> Sequence[RunningShard]:
