@@ -29,12 +29,14 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation. `tool_call_id` says which call a "tool" message answers."""
+    """One turn of a conversation. `tool_call_id` says which call a "tool" message answers, `reasoning` what
+    the model had thought before this answer of its own; its chat template decides what it is shown again."""
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    reasoning: str = ""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -91,10 +93,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stands, without a template) is set. `stop` ends the answer before any of its strings; it looks at the
     answer only, never at the reasoning. `logprobs` is how many alternatives to report per token (0: the
     chosen one only), or None for no logprobs at all. `json_schema` and `grammar` (GBNF) constrain the
-    answer; at most one is set. `thinking` switches a reasoning model's thinking on or off; None leaves
-    it to the model. `so_far` is the beginning of the answer to `messages`. `id` names the request in logs on
-    every machine it crosses, `client` who asks: queues are fair between clients. `via` is the node that
-    passed it on: such a request is answered by this machine and goes no further.
+    answer; at most one is set. `must_call` names tools of which one has to be called; () leaves that to the
+    model. Without `parallel_calls` there is one call at most. `thinking` switches a reasoning model's
+    thinking on or off; None leaves it to the model. After `thinking_budget` tokens of thought it is made to
+    answer; None lets it think as long as it likes. `so_far` is the beginning of the answer to `messages`.
+    `id` names the request in logs on every machine it crosses, `client` who asks: queues are fair between
+    clients. `via` is the node that passed it on: such a request is answered by this machine and goes no
+    further.
     """
 
     model: str
@@ -103,10 +108,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
+    must_call: tuple[str, ...] = ()
+    parallel_calls: bool = True
     logprobs: int | None = None
     json_schema: JsonSchema | None = None
     grammar: str | None = None
     thinking: bool | None = None
+    thinking_budget: int | None = None
     so_far: SoFar | None = None
     id: str = ""
     client: str = ""
