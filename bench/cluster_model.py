@@ -18,7 +18,7 @@ _STEPS = tuple(Text(f" word-{number:02}") for number in range(_TOKENS))
 _TEXT = "".join(step.text for step in _STEPS)
 
 # Enough that a board always has one to go on with: two that choose the same board at once leave none idle.
-CLIENTS_EACH = 3
+CLIENTS_EACH = 6
 SUBJECT = (
     "A model of each stands for a board's: one request at a time, and for each answer "
     f"{_TOKENS} tokens, one every {_PACE * 1e3:g} ms (`dummy` engine), so that many nodes fit on one "
