@@ -28,6 +28,7 @@ from exo.metrics import Metrics
 from exo.nodes import Cluster
 from exo.residency import Limits, Residency
 from exo.settings import HttpSettings
+from exo.shards.engine import LayersEngine
 from exo.shards.frames import Open
 from exo.shards.process import RunningShard, ShardProcess
 from exo.store.catalogue import Catalogue
@@ -166,7 +167,8 @@ async def _serve(home: Path) -> None:
     here.cluster = lambda: cluster  # type: ignore[method-assign]
     residency = Residency([], shelf, Limits(1 << 30, 64, None), SilentObserver())
     planner = Planner(shelf, lambda: cluster, slots=_SLOTS, context=_TOKENS)
-    host = ShardHost(planner, residency, {"identity": _ENGINE}, shelf.pull_part, kind="cpu")
+    engines = {"identity": LayersEngine("identity", _ENGINE)}
+    host = ShardHost(planner, residency, engines, shelf.pull_part, kind="cpu")
     desk = Desk(here, Metrics("0", ()), HttpSettings(), lambda: None)
     runner = web.AppRunner(build(desk, shard_routes.routes(host)), handler_cancellation=True, access_log=None)
     await runner.setup()

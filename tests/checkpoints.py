@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from exo.store import checkpoint
 from exo.store.catalogue import BUNDLED
 from exo.store.checkpoint import Architecture
 
@@ -75,7 +76,9 @@ def write(
     index = {name: _file(name, layers) for name in tensors}
     for part in sorted(set(index.values())):
         save(folder / part, {name: tensors[name] for name in tensors if index[name] == part}, dtype)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    total = sum(place.bytes for place in checkpoint.tensors(folder).values())
+    written = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(written))
 
 
 def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], dtype: str) -> None:

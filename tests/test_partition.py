@@ -1,5 +1,6 @@
 """Layers to nodes by memory: the first exo's figures, what holds for any, plans, and splits by hand."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +107,23 @@ def test_the_ends_may_move_layers_to_a_node_with_room() -> None:
     made_plan = made(node("a", 70), node("b", 70), footprint=heavy)
     assert shown(made_plan.shares) == ["b 0-3", "a 4-9"]
     assert not made_plan.problem
+
+
+def test_who_has_no_files_comes_behind_who_has_however_big_it_is() -> None:
+    a, b, c = node("a", 40), node("b", 60), msgspec.structs.replace(node("c", 90), cards=())
+    made_plan = made(a, b, c)
+    assert shown(made_plan.shares) == ["b 0-2", "c 3-6", "a 7-9"]
+    assert not made_plan.problem
+    # Where proportions leave one with too much, too.
+    assert shown(made(b, c, footprint=Footprint(layers=(10,) * 10, ends=40)).shares) == ["b 0-1", "c 2-9"]
+    assert shown(made(node("a", 120), msgspec.structs.replace(c, budget=200)).shares) == ["a 0-9"]
+
+
+def test_who_has_some_of_the_files_may_come_first_but_has_it_never_whole() -> None:
+    part = msgspec.structs.replace(CARD, whole=False)
+    a, c = node("a", 60), msgspec.structs.replace(node("c", 200), cards=(part,))
+    assert shown(made(a, c).shares) == ["c 0-6", "a 7-9"]
+    assert shown(made(node("a", 120), c).shares) == ["a 0-9"]
 
 
 def test_too_little_memory_is_a_problem_that_names_the_node() -> None:

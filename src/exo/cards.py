@@ -40,7 +40,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     cache. `created` is in seconds since the epoch. `quantization` is the weights' type as its makers name
     it ("Q8_0", "w8a8"). `sampling`, `system` and `thinking` are what a request gets that leaves them open.
     `layers` is how many it could be split by; 0 where it cannot. With a `split`, the node that has the first
-    share answers for it, and `memory` is of the part on the node whose card this is.
+    share answers for it, and `memory` is of the part on the node whose card this is. It is not `whole` where
+    some of its files are missing on that node's disk, so that it can only be loaded in parts.
     `capabilities` are what it is known to be made for; one that is missing may be there all the same, as a
     card is made without reading the chat template.
 
@@ -57,6 +58,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int = 0
     layers: int = 0
     split: tuple[Share, ...] = ()
+    whole: bool = True
     created: int = 0
     owned_by: str = "local"
     quantization: str = ""

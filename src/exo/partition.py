@@ -91,7 +91,10 @@ def split(memory: Mapping[str, int], layers: int) -> tuple[Share, ...]:
 
     A node with too little for one layer has none. If all have none, they count the same.
     """
-    nodes = _by_size(memory)
+    return _in_proportion(_by_size(memory), memory, layers)
+
+
+def _in_proportion(nodes: Sequence[str], memory: Mapping[str, int], layers: int) -> tuple[Share, ...]:
     total = sum(memory.values())
     shares: list[Share] = []
     # The fractions are rounded and then added, and rounded again: this decides where boundaries fall.
@@ -125,10 +128,16 @@ def plan(
     """Whole on the node with the most memory if it fits there; else over all of `nodes`, which are able to.
 
     In proportion to memory, or where that leaves a node with too much (the ends weigh, too), each as full as
-    it can be. `by_hand` is kept to in any case: raises `BadRequest` where it names other nodes or layers.
+    it can be. Only a node with all files has it whole, and only one with some of them comes first, whatever
+    memory others have. `by_hand` is kept to in any case: raises `BadRequest` where it names other nodes or
+    layers.
     """
     by_id = {node.id: node for node in nodes}
     sizes = {node.id: node.budget for node in nodes}
+    ids = (card.id, card.format)
+    said = {node.id: each for node in nodes for each in node.cards if (each.id, each.format) == ids}
+    order = sorted(_by_size(sizes), key=lambda id: id not in said)
+    order[1:] = _by_size({id: sizes[id] for id in order[1:]})
     if by_hand:
         _check(by_hand, card, by_id)
         return _described(card, footprints, by_id, by_hand)
@@ -139,13 +148,13 @@ def plan(
             parts=(),
             problem=f"no node here has an engine of layers and the files of '{card.id}'",
         )
-    first = by_id[_by_size(sizes)[0]]
-    if card.layers < 1 or footprints(first).whole <= first.budget:
-        return _described(card, footprints, by_id, (Share(first.id, Span(0, max(card.layers, 1))),))
-    proportional = _described(card, footprints, by_id, split(sizes, card.layers))
+    alone = next((by_id[id] for id in order if id in said and said[id].whole), None)
+    if alone and (card.layers < 1 or footprints(alone).whole <= alone.budget):
+        return _described(card, footprints, by_id, (Share(alone.id, Span(0, max(card.layers, 1))),))
+    proportional = _described(card, footprints, by_id, _in_proportion(order, sizes, card.layers))
     if not proportional.problem:
         return proportional
-    filled = _filled(card.layers, footprints, [by_id[id] for id in _by_size(sizes)])
+    filled = _filled(card.layers, footprints, [by_id[id] for id in order])
     return _described(card, footprints, by_id, filled) if filled else proportional
 
 

@@ -94,8 +94,9 @@ class ShardNode:
             defaults=Defaults(),
         )
         self.node = ClusterNode(self.here, lambda: [peer.state() for peer in self.peers], secret=secret)
+        for_others = LayersEngine("numpy", engine)
         self.host = ShardHost(
-            self.planner, self.residency, {"numpy": engine}, self.shelf.pull_part, kind="cpu"
+            self.planner, self.residency, {"numpy": for_others}, self.shelf.pull_part, kind="cpu"
         )
         self.url = "http://127.0.0.1:9"
 

@@ -14,9 +14,10 @@ from huggingface_hub import constants
 from exo import partition, routing
 from exo.cards import Format, ModelCard, Share, Span
 from exo.chat import ChatRequest, Message, Sampling
+from exo.cluster.pipeline import Credentials, Pipeline
 from exo.cluster.planning import Planner, footprints, needs
 from exo.errors import BadRequest, ModelNotFound, NotReady
-from exo.nodes import Cluster, Device, Kind, Node
+from exo.nodes import Cluster, Device, Kind, Node, Prefix, Residence, Speed
 from exo.store.catalogue import Catalogue
 from tests import checkpoints
 from tests.cluster.shard_nodes import CONTEXT, SLOTS, ShardNode
@@ -73,7 +74,7 @@ class View:
 
     def __init__(self, shelf: Catalogue, id: str, budget: int, *peers: Node, **options: Any) -> None:
         self.shelf, self.peers = shelf, peers
-        cards = [card for card, _ in shelf.on_disk.values()]
+        cards = [card for card, _ in (*shelf.on_disk.values(), *shelf.partial.values()) if card]
         self._me = node(id, budget, *cards)
         self.planner = Planner(shelf, self.plain, slots=SLOTS, context=CONTEXT, **options)
 
@@ -82,11 +83,11 @@ class View:
         return Cluster(me=self._me, peers=self.peers)
 
     def offered(self) -> ModelCard:
-        return self.planner.offered(self.shelf.on_disk[MODEL][0])
+        return self.planner.offered()[MODEL]
 
     def said(self) -> Node:
         """What the node says of itself to the others."""
-        return msgspec.structs.replace(self._me, cards=(self.offered(),))
+        return msgspec.structs.replace(self._me, cards=tuple(self.planner.offered().values()))
 
     def seen(self) -> Cluster:
         """As routing sees them."""
@@ -98,7 +99,7 @@ def shown(shares: Sequence[Share]) -> list[str]:
 
 
 def whole(shelf: Catalogue) -> int:
-    return footprints(shelf.on_disk[MODEL][1], slots=SLOTS, context=CONTEXT, dtype="auto")(node("x", 0)).whole
+    return footprints(shelf.on_disk[MODEL][1], slots=SLOTS, context=CONTEXT, dtype="auto")("cpu").whole
 
 
 def two(shelf: Catalogue, **options: Any) -> tuple[View, View]:
@@ -186,6 +187,60 @@ def test_files_that_have_gone_do_not_take_the_node_along(models: Path, tmp_path:
     a.planner = Planner(a.shelf, a.plain, slots=SLOTS, context=CONTEXT)
     shutil.rmtree(tmp_path / "models" / MODEL)
     assert a.offered() == a.shelf.on_disk[MODEL][0]
+    # No scan need come between: a disk over the network may be away for a moment.
+    shutil.copytree(models / MODEL, tmp_path / "models" / MODEL)
+    assert shown(a.offered().split) == ["a 0-2", "b 3-5"]
+
+
+def test_what_changes_from_second_to_second_is_not_planned_for_again(shelf: Catalogue) -> None:
+    a, b = two(shelf)
+    before = a.planner.offered()
+    (peer,) = a.peers
+    device = msgspec.structs.replace(peer.device, free=1, temperature=70.0, npu_load=0.5)
+    speed = Speed(model=MODEL, prefill=1.0, decode=1.0)
+    for changed in (
+        {"waiting": 3},
+        {"device": device},
+        {"speeds": (speed,)},
+        {"prefixes": (Prefix(MODEL, (1,)),)},
+        {"loaded": (Residence(model=MODEL, state="ready", bytes=1, slots=1, running=1),)},
+    ):
+        a.peers = (msgspec.structs.replace(peer, **changed),)
+        assert a.planner.offered() is before
+    a.peers = b.peers = ()
+    assert a.planner.offered() is not before
+
+
+def test_what_plans_depend_on_is_seen_at_once(shelf: Catalogue, tmp_path: Path) -> None:
+    a, _ = two(shelf)
+    card = shelf.on_disk[MODEL][0]
+    (peer,) = a.peers
+    device = Device(name="b", cores=1, memory=1, kind="nvidia")
+    other = (Share("b", Span(0, 1)), Share("a", Span(1, LAYERS)))
+    led = msgspec.structs.replace(card, split=other)
+    seen: list[Any] = []
+    for peers in (
+        (peer,),
+        (msgspec.structs.replace(peer, budget=whole(shelf) * 7 // 12),),
+        (msgspec.structs.replace(peer, budget=MUCH),),
+        (msgspec.structs.replace(peer, leaving=True),),
+        (msgspec.structs.replace(peer, cards=()),),
+        (msgspec.structs.replace(peer, cards=(led,)),),
+        (msgspec.structs.replace(peer, device=device, cards=(led,)),),
+        (peer, node("c", whole(shelf) * 7 // 12, card)),
+        (),
+    ):
+        a.peers = peers
+        fresh = View(shelf, "a", a.plain().me.budget, *peers)
+        assert a.offered() == fresh.offered(), peers
+        seen.append(a.offered())
+    assert len({card.split for card in seen}) == 4
+    copy = shelf_in(tmp_path)
+    view = View(copy, "a", 1)
+    assert not view.planner.offered()
+    checkpoints.write(tmp_path / MODEL, **SHAPE)
+    copy.scan()
+    assert [*view.planner.offered()] == [MODEL]
 
 
 # Who decides
@@ -360,7 +415,7 @@ async def test_a_node_without_the_files_is_planned_with_and_gets_those_of_its_la
             said = text(await answer(a.here, ASKED))
         assert said == text(await answer(alone.here, ASKED))
         assert [*b.held] == [f"{MODEL} (layers 3-5 for a)"]
-        here = b.shelf.partial[MODEL]
+        _, here = b.shelf.partial[MODEL]
         weights = {f"model-{layer + 2:05}-of-{LAYERS + 1:05}.safetensors" for layer in (3, 4, 5)}
         assert {path.name for path in here.glob("*.safetensors")} == weights
         fetched = {seen.path.rpartition("/")[2] for seen in mirror.downloads()}
@@ -375,6 +430,121 @@ async def test_a_node_without_the_files_is_planned_with_and_gets_those_of_its_la
         for each in nodes:
             await each.stop()
         gc.collect()  # asyncio's transports of processes are unmade by the collector
+
+
+def in_part(folder: Path, models: Path, *layers: int) -> Path:
+    """A folder of models with these layers of the model, and what is beside its weights."""
+    (folder / MODEL).mkdir(parents=True)
+    for file in (models / MODEL).iterdir():
+        if file.suffix != ".safetensors" or file.name in weights(*layers):
+            shutil.copy(file, folder / MODEL)
+    return folder
+
+
+def weights(*layers: int) -> set[str]:
+    """The files with these layers; -1 is what is around them."""
+    return {f"model-{layer + 2:05}-of-{LAYERS + 1:05}.safetensors" for layer in layers}
+
+
+def test_a_part_of_the_files_is_said_as_split_or_not_at_all(models: Path, tmp_path: Path) -> None:
+    size = whole(shelf_in(models))
+    shelf = shelf_in(in_part(tmp_path, models, 3, 4))
+    assert shelf.on_the_hub(MODEL)
+    view = View(shelf, "a", size * 8 // 12)
+    assert not view.planner.offered()
+    view.peers = (node("b", size * 6 // 12),)
+    said = view.offered()
+    assert shown(said.split) == ["a 0-2", "b 3-5"]
+    assert abs(said.memory - size / 2) < size / 10
+    # Where a node has all of them and holds it alone, a part is of no use.
+    view.peers = (node("b", MUCH, shelf_in(models).on_disk[MODEL][0]),)
+    assert not view.planner.offered()
+
+
+def test_nodes_come_to_agree_on_who_leads_with_whatever_files(models: Path, tmp_path: Path) -> None:
+    size = whole(shelf_in(models))
+    part, other = shelf_in(in_part(tmp_path / "a", models, 3)), shelf_in(in_part(tmp_path / "b", models, 4))
+    for shelves, budgets, order in (
+        # Both with some of the files; one with all and one, which is larger than the model, with some.
+        ((part, other), (8, 6), ["a 0-2", "b 3-5"]),
+        ((part, shelf_in(models)), (13, 6), ["a 0-3", "b 4-5"]),
+        ((shelf_in(models), part), (6, 13), ["b 0-3", "a 4-5"]),
+    ):
+        views = [
+            View(shelf, id, size * budget // 12)
+            for shelf, id, budget in zip(shelves, "ab", budgets, strict=True)
+        ]
+        a, b = views
+        a.peers, b.peers = (node("b", b.plain().me.budget),), (node("a", a.plain().me.budget),)
+        for _ in range(6):
+            said = [view.said() for view in views]
+            b.peers, a.peers = (said[0],), (said[1],)
+        for _ in range(3):
+            said = [view.said() for view in views]
+            b.peers, a.peers = (said[0],), (said[1],)
+            assert [shown(view.cards[0].split) for view in said] == [order, order]
+
+
+def test_who_has_no_files_does_not_lead_however_big_it_is(models: Path, shelf: Catalogue) -> None:
+    size = whole(shelf)
+    view = View(shelf, "a", size // 2, node("z", size * 11 // 12))
+    assert [share.node for share in view.offered().split] == ["a", "z"]
+    assert routing.choose(routing.Asked(model=MODEL), view.seen()).node.id == "a"
+
+
+async def test_a_node_with_a_part_of_the_files_leads_and_gets_those_of_its_own_part_only(
+    mirror: Mirror, models: Path, tmp_path: Path
+) -> None:
+    size = whole(shelf_in(models))
+    nodes = [
+        ShardNode("alone", folder=models),
+        ShardNode("a", folder=in_part(tmp_path / "a", models, 4), memory=size * 8 // 12),
+        ShardNode("b", folder=in_part(tmp_path / "b", models, 4, 5), memory=size * 6 // 12),
+    ]
+    alone, a, b = nodes
+    a.peers, b.peers = [b], [a]
+    try:
+        for each in nodes:
+            await each.start()
+        view = View(a.shelf, "a", size * 8 // 12, b.state())
+        a.planner._cluster = view.plain
+        a.shelf.offered = a.planner.offered
+        assert [card.id for card in a.here.state().cards] == [MODEL]
+        async with asyncio.timeout(60):
+            said = text(await answer(a.here, ASKED))
+        assert said == text(await answer(alone.here, ASKED))
+        assert [*b.held] == [f"{MODEL} (layers 3-5 for a)"]
+        fetched = {seen.path.rpartition("/")[2] for seen in mirror.downloads()}
+        assert {name for name in fetched if name.endswith(".safetensors")} == weights(-1, 0, 1, 2, 3)
+        for each, layers in ((a, (-1, 0, 1, 2, 4)), (b, (3, 4, 5))):
+            _, here = each.shelf.partial[MODEL]
+            assert {path.name for path in here.glob("*.safetensors")} == weights(*layers)
+        # Loaded again, it is there.
+        await a.residency.unload(MODEL)
+        seen = len(mirror.seen)
+        async with asyncio.timeout(60):
+            assert text(await answer(a.here, ASKED)) == said
+        assert len(mirror.seen) == seen
+    finally:
+        for each in nodes:
+            await each.stop()
+        gc.collect()  # asyncio's transports of processes are unmade by the collector
+
+
+async def test_files_of_ones_own_part_that_cannot_be_downloaded_are_named(
+    models: Path, tmp_path: Path
+) -> None:
+    size = whole(shelf_in(models))
+    (tmp_path / "models").mkdir()
+    (in_part(tmp_path / "hub", models, 0, 1) / MODEL).rename(tmp_path / "models" / "ours")
+    shelf = shelf_in(tmp_path / "models")
+    card, folder = shelf.partial["ours"]
+    assert card
+    view = View(shelf, "a", size * 8 // 12, node("b", size * 6 // 12, card))
+    with pytest.raises(
+        NotReady, match=r"files of layers 0-2 or .* not here and cannot be downloaded: 'ours'"
+    ):
+        await Pipeline(view.planner, Credentials("a"))(card, folder)
 
 
 async def test_whoever_has_the_files_is_enough(models: Path, shelf: Catalogue) -> None:

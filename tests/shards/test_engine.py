@@ -46,6 +46,15 @@ async def test_a_folder_that_lacks_a_file_is_named(tmp_path: Path, missing: str)
         await engine().load(CARD, tmp_path)
 
 
+async def test_whoever_opens_a_part_is_told_how_far_it_is() -> None:
+    told: list[float] = []
+    shard = await engine().open(FOLDER, Span(2, 4), ends=False, slots=1, context=64, progress=told.append)
+    await shard.stop()
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(told) > 10
+
+
 class Rest:
     """The other nodes of a split, which this test lets load or fail."""
 

@@ -13,6 +13,7 @@ import pytest
 from exo.cards import Progress
 from exo.errors import BadRequest, Forbidden, ModelNotFound, NotReady
 from exo.store.catalogue import BUNDLED, Catalogue
+from tests import checkpoints
 
 from .mirror import Mirror
 
@@ -192,7 +193,7 @@ def test_a_folder_that_lacks_what_its_index_names_is_for_shards_only(tmp_path: P
     folder = put_checkpoint(tmp_path / "Tiny", index=index)
     catalogue = Catalogue(tmp_path)
     assert not catalogue
-    assert catalogue.partial == {"Tiny": folder}
+    assert catalogue.partial == {"Tiny": (None, folder)}
     write_tensors(
         folder / "more.safetensors",
         {"model.layers.0.x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}},
@@ -204,6 +205,20 @@ def test_a_folder_that_lacks_what_its_index_names_is_for_shards_only(tmp_path: P
     catalogue.scan()
     catalogue.delete("Tiny")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_is_here_of_a_model_tells_how_large_it_is(tmp_path: Path, dtype: Any) -> None:
+    shape: dict[str, Any] = {"layers": 3, "width": 32, "intermediate": 48, "heads": 2, "kv_heads": 2}
+    checkpoints.write(tmp_path / "Tiny", **shape, dtype=dtype, split=True)
+    whole = Catalogue(tmp_path).on_disk["Tiny"][0]
+    for file in sorted((tmp_path / "Tiny").glob("*.safetensors"))[:2]:
+        file.unlink()
+    part, _ = Catalogue(tmp_path).partial["Tiny"]
+    assert part
+    told = ("memory", "parameters", "layers", "context", "quantization", "architecture")
+    assert [getattr(part, name) for name in told] == [getattr(whole, name) for name in told]
+    assert 0.9 * whole.bytes < part.bytes < whole.bytes
 
 
 @pytest.mark.parametrize(

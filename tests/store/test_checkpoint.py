@@ -52,6 +52,47 @@ def test_a_token_takes_keys_and_values_of_every_head(tmp_path: Path) -> None:
     assert checkpoint.kv_bytes(config(tmp_path, num_key_value_heads=8), 4) == 2 * 8 * 64 * 4
 
 
+def test_what_of_a_part_is_missing(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path, **SMALL, split=True)
+    assert checkpoint.whole(tmp_path)
+    assert checkpoint.total_bytes(tmp_path) == sum(
+        place.bytes for place in checkpoint.tensors(tmp_path).values()
+    )
+    ends, *layers = sorted(tmp_path.glob("*.safetensors"))
+    layers[2].unlink()
+    assert not checkpoint.whole(tmp_path)
+    assert not checkpoint.lacks(tmp_path, Span(0, 2), ends=True)
+    assert checkpoint.lacks(tmp_path, Span(1, 3))
+    ends.unlink()
+    assert not checkpoint.lacks(tmp_path, Span(0, 2))
+    assert checkpoint.lacks(tmp_path, Span(0, 2), ends=True)
+    assert checkpoint.whole(DEMO)
+    assert checkpoint.total_bytes(DEMO) is None
+
+
+@pytest.mark.parametrize("metadata", [{}, None, {"total_size": "large"}])
+def test_an_index_need_not_say_how_large_all_is(tmp_path: Path, metadata: Any) -> None:
+    written = {"metadata": metadata, "weight_map": {"x": "a.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(written))
+    assert checkpoint.total_bytes(tmp_path) is None
+    written["metadata"] = {"total_size": 16060522496.0}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(written))
+    assert checkpoint.total_bytes(tmp_path) == 16060522496
+
+
+def test_only_floats_are_widened_and_nothing_of_a_quantized_model(tmp_path: Path) -> None:
+    places = [
+        checkpoint.Place("", "BF16", (3, 4), 0, 24),
+        checkpoint.Place("", "F32", (5,), 0, 20),
+        checkpoint.Place("", "U32", (2, 2), 0, 16),
+    ]
+    plain = config(tmp_path)
+    packed = config(tmp_path, quantization={"bits": 4, "group_size": 64})
+    for width, bytes in ((None, 60), (2, 50), (4, 84)):
+        assert checkpoint.weight_bytes(plain, places, width) == bytes
+        assert checkpoint.weight_bytes(packed, places, width) == 60
+
+
 def test_what_is_left_open_is_what_transformers_takes_for_it(tmp_path: Path) -> None:
     read = config(tmp_path)
     assert (read.kv_heads, read.head_width, read.rope_theta, read.norm_epsilon) == (32, 64, 10000.0, 1e-6)

@@ -77,7 +77,7 @@ def test_ids_are_unlike() -> None:
 
 def test_what_a_model_can_do_is_told() -> None:
     assert families.built_in("qwen3-0.6b").capabilities == ("completion", "thinking", "tools")  # type: ignore[union-attr]
-    assert families.built_in("mistral-7b").capabilities == ("completion",), "its calls are not read"  # type: ignore[union-attr]
+    assert families.built_in("mistral-7b").capabilities == ("completion", "tools")  # type: ignore[union-attr]
     assert families.built_in("gemma2-9b").capabilities == ("completion",)  # type: ignore[union-attr]
 
 

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +33,7 @@ from exo.chat import (
 )
 from exo.cluster.reach import nearest
 from exo.cluster.traffic import Traffic
+from exo.engine import SpellRequest
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
 from exo.http.peer import Peer
 from exo.node import LocalNode
@@ -39,6 +41,8 @@ from exo.nodes import Cluster, Node
 from exo.routing import Asked, Route
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A node that is cut off is silent; one that is there says something every half a second.
 _SILENCE = 2.0
@@ -141,20 +145,29 @@ class ClusterNode:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         if request.via:
             return await self._here.embed(request)
-        card = await self.card(request.model)
-        request = msgspec.structs.replace(request, model=card.id)
-        tried: dict[str, ExoError] = {}
-        while True:
-            route = self._choose(Asked(model=card.id, prompt=sum(map(len, request.texts)) // 4), tried)
-            try:
-                with self._traffic.on(route.node.id):
-                    responder = self._responder(route.node)
-                    return await responder.embed(msgspec.structs.replace(request, via=self._via(route)))
-            except _FAILURES as error:
-                tried[route.node.id] = error
-                if not self._may_go_on(tried):
-                    raise
-                log.warning("%s failed: %s", route.node.id, error.message)
+        request = msgspec.structs.replace(request, model=(await self.card(request.model)).id)
+        asked = Asked(model=request.model, prompt=sum(map(len, request.texts)) // 4)
+        return await self._somewhere(
+            asked, lambda there, via: there.embed(msgspec.structs.replace(request, via=via))
+        )
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        if request.via:
+            return await self._here.tokens(request, begin=begin)
+        request = self._here.defaults_for(request, await self.card(request.model))
+        return await self._somewhere(
+            Asked(model=request.model),
+            lambda there, via: there.tokens(msgspec.structs.replace(request, via=via), begin=begin),
+        )
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        if request.via:
+            return await self._here.spell(request)
+        request = msgspec.structs.replace(request, model=(await self.card(request.model)).id)
+        return await self._somewhere(
+            Asked(model=request.model),
+            lambda there, via: there.spell(msgspec.structs.replace(request, via=via)),
+        )
 
     async def load(self, model: str, client: str = "") -> None:
         await self._here.load(model, client)
@@ -186,6 +199,21 @@ class ClusterNode:
 
     async def close(self) -> None:
         await asyncio.gather(*(remote.close() for remote in self._remotes.values()))
+
+    async def _somewhere(self, asked: Asked, ask: Callable[[LocalNode | Peer, str], Awaitable[T]]) -> T:
+        """What `ask` gives for the node where this ends first, and for which node passes it on; of the next
+        best one where that fails."""
+        tried: dict[str, ExoError] = {}
+        while True:
+            route = self._choose(asked, tried)
+            try:
+                with self._traffic.on(route.node.id):
+                    return await ask(self._responder(route.node), self._via(route))
+            except _FAILURES as error:
+                tried[route.node.id] = error
+                if not self._may_go_on(tried):
+                    raise
+                log.warning("%s failed: %s", route.node.id, error.message)
 
     def _choose(self, asked: Asked, tried: Mapping[str, ExoError]) -> Route:
         """The best node that has not failed; raises what they failed with where none is left."""
@@ -264,6 +292,7 @@ class _Answer:
         self._text = request.so_far.text if request.so_far else ""
         self._reasoning = request.so_far.reasoning if request.so_far else ""
         self._tokens = 0  # a delta is a token, mostly
+        self._thought = 0  # of these, those of reasoning
         self._before = 0  # tokens that earlier nodes have said
         self._called = False
         self.over = False
@@ -274,10 +303,10 @@ class _Answer:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another node could: anything that has not begun, but neither behind a tool call, nor where
-        a grammar would not know the beginning."""
+        """Whether another node could: neither behind a tool call, nor where a grammar would not know the
+        beginning. A thought before it is free."""
         fixed = self._request.json_schema is not None or self._request.grammar is not None
-        return not self.begun or not (self._called or fixed)
+        return not self.begun or not (self._called or (fixed and self._text))
 
     def rest(self, via: str) -> ChatRequest:
         """What is to be asked of the next node."""
@@ -290,6 +319,9 @@ class _Answer:
             sampling = msgspec.structs.replace(sampling, max_tokens=max(1, limit - self._tokens))
         if request.prompt is not None:
             return msgspec.structs.replace(request, sampling=sampling, prompt=request.prompt + self._text)
+        if request.thinking_budget is not None:
+            budget = max(1, request.thinking_budget - self._thought)
+            request = msgspec.structs.replace(request, thinking_budget=budget)
         return msgspec.structs.replace(request, sampling=sampling, so_far=SoFar(self._text, self._reasoning))
 
     def passed(self, delta: Delta) -> Delta:
@@ -300,6 +332,7 @@ class _Answer:
                 self._tokens += 1
             case Reasoning():
                 self._reasoning += delta.text
+                self._thought += 1
                 self._tokens += 1
             case ToolCall():
                 self._called = True

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -18,13 +19,14 @@ from exo.cards import ModelCard, Share, Span
 from exo.cluster.planning import Planner
 from exo.cluster.reach import nearest
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, NotReady
-from exo.http.headers import HOP_HEADER, PROOF_HEADER, proof
+from exo.http.headers import hop
 from exo.http.shard_stream import BEAT, BUFFER, SILENCE, Frames, FromHost, Pieces, Writing, from_host
 from exo.nodes import Cluster
 from exo.shards.engine import Split
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Rows, Step
 from exo.shards.opening import all_or_none
 from exo.shards.process import RunningShard
+from exo.store import checkpoint
 from exo.wire import openai
 from exo.wire.shards import Beat, OpenShard
 
@@ -54,11 +56,9 @@ class Credentials:
         self.tls = tls
 
     def headers(self) -> Mapping[str, str]:
-        headers = {HOP_HEADER: self._me}
+        headers = hop(self._me, self._secret)
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        if self._secret is not None:
-            headers[PROOF_HEADER] = proof(self._secret, self._me)
         return headers
 
 
@@ -307,8 +307,9 @@ class Pipeline:
         self._planner, self._credentials, self._addresses = planner, credentials, addresses
 
     async def __call__(self, card: ModelCard, folder: Path) -> Split | None:
-        """None for a model that stays whole. Raises `NotReady` where the plan says that it does not fit, and
-        where another node is to coordinate it."""
+        """None for a model that stays whole. Files of this node's part that are missing are downloaded.
+        Raises `NotReady` where the plan says that it does not fit, where another node is to coordinate it,
+        and where files are missing that cannot be downloaded."""
         plan = await self._planner.plan(card.id)
         cluster = self._planner.cluster()
         if len(plan.parts) < 2:
@@ -318,6 +319,7 @@ class Pipeline:
         first, *rest = plan.shares
         if first.node != cluster.me.id:
             raise NotReady(f"'{card.id}' is split, and node {first.node} has its first layers", param="model")
+        await self._complete(card.id, folder, first.span)
         context = self._planner.context(card)
 
         def open(span: Span) -> OpenShard:
@@ -333,3 +335,18 @@ class Pipeline:
         me = msgspec.structs.replace(cluster.me, addresses=self._addresses())
         seen = msgspec.structs.replace(cluster, me=me)
         return Split(first.span, lambda: open_rest(rest, seen, open, self._credentials))
+
+    async def _complete(self, model: str, folder: Path, span: Span) -> None:
+        if not await asyncio.to_thread(checkpoint.lacks, folder, span, ends=True):
+            return
+        log.info("downloading what is missing of layers %s of '%s'", span, model)
+        try:
+            async with aclosing(self._planner.fetch_first(model, span)) as steps:
+                async for _ in steps:
+                    pass
+        except BadRequest as error:
+            raise NotReady(
+                f"'{model}' is split, and files of layers {span} or of what is around all layers are not "
+                f"here and cannot be downloaded: {error.message}",
+                param="model",
+            ) from error

@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from exo import partition
-from exo.cards import Dtype, ModelCard, Share, Span
+from exo.cards import Dtype, ModelCard, Progress, Share, Span
 from exo.errors import BadRequest, EngineFailed, ModelNotFound
 from exo.nodes import Cluster, Kind, Node
 from exo.partition import Footprint, Footprints, Plan
@@ -19,8 +18,6 @@ from exo.store.checkpoint import Place
 
 log = logging.getLogger(__name__)
 
-# As safetensors names them: what an engine widens to compute with. Quantized weights stay as they are.
-_FLOATS = frozenset({"BF16", "F16", "F32"})
 # What has no GPU that an engine of layers could use, and computes in float32.
 CPUS: frozenset[Kind] = frozenset({"cpu", "rockchip"})
 _WIDTHS: Mapping[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -42,7 +39,9 @@ class Planner:
     ) -> None:
         self._shelf, self._cluster, self._by_hand = shelf, cluster, by_hand or {}
         self.slots, self._context, self.dtype = slots, context, dtype
-        self._footprints: dict[tuple[Path, int, int, int], Footprints] = {}
+        self._offered: Mapping[str, ModelCard] = {}
+        self._found_with: tuple[object, ...] | None = None
+        self._footprints: dict[tuple[Path, int, int, int], Callable[[Kind], Footprint]] = {}
 
     def cluster(self) -> Cluster:
         return self._cluster()
@@ -68,23 +67,43 @@ class Planner:
         whole = partition.of_card(card)
         return partition.plan(card, lambda node: whole, holders)
 
-    def offered(self, card: ModelCard) -> ModelCard:
-        """A card of this disk as this node says it: with the split that the model has now, if it has one."""
+    def offered(self) -> Mapping[str, ModelCard]:
+        """The cards of this disk, by id, as this node says them: with the split that each model has now, if
+        it has one. A model of which only some files are here is among them where it is split. What was
+        found out is kept for as long as plans would come out the same."""
+        cluster = self._cluster()
+        nodes = [_lasting(node) for node in (cluster.me, *cluster.peers)]
+        found_with: tuple[object, ...] | None = (nodes, self._shelf.on_disk, self._shelf.partial)
+        if found_with != self._found_with:
+            offered = {}
+            for id, (card, _) in self._shelf.on_disk.items():
+                try:
+                    offered[id] = self._as_split(card, cluster)
+                except EngineFailed as error:  # its files have gone since the last scan, and may come back
+                    log.debug("%s", error.message)
+                    offered[id], found_with = card, None
+            for part, _ in self._shelf.partial.values():
+                if part and (said := self._as_split(part, cluster)).split:
+                    offered[part.id] = said
+            self._offered, self._found_with = offered, found_with
+        return self._offered
+
+    def _as_split(self, card: ModelCard, cluster: Cluster) -> ModelCard:
         if card.format != "safetensors":
             return card
-        cluster = self._cluster()
         by_hand = self._decided(card.id, cluster)
-        holders = partition.able((cluster.me, *cluster.peers), card.id)
-        if not by_hand and card.memory <= max((node.budget for node in holders), default=0):
+        with_all = [
+            node
+            for node in partition.able((cluster.me, *cluster.peers), card.id)
+            if any(each.id == card.id and each.whole for each in node.cards)
+        ]
+        if not by_hand and card.memory <= max((node.budget for node in with_all), default=0):
             return card
         try:
             shares = self._planned(card, cluster, by_hand).shares
         except BadRequest as error:  # whoever asks for the model is told so, too
             log.debug("%s", error.message)
             shares = tuple(by_hand)
-        except EngineFailed as error:  # its files have gone since the last scan
-            log.debug("%s", error.message)
-            return card
         if len(shares) < 2:
             return card
         own = next((share.span for share in shares if share.node == cluster.me.id), None)
@@ -94,7 +113,13 @@ class Planner:
     def folder(self, model: str) -> Path | None:
         """The model's folder of safetensors on this disk, of which some files may be missing."""
         card, path = self._shelf.on_disk.get(model, (None, None))
-        return path if card and card.format == "safetensors" else self._shelf.partial.get(model)
+        if card and card.format == "safetensors":
+            return path
+        return self._shelf.partial[model][1] if model in self._shelf.partial else None
+
+    def fetch_first(self, model: str, span: Span) -> AsyncGenerator[Progress, None]:
+        """Downloads what is missing here of a part with the ends. Raises as `Catalogue.pull_part` does."""
+        return self._shelf.pull_part(model, span, ends=True)
 
     def context(self, card: ModelCard) -> int:
         """Tokens of each slot."""
@@ -129,7 +154,9 @@ class Planner:
         if by_hand:
             return partition.plan(card, sizes, wider, by_hand)
         plan = partition.plan(card, sizes, holders)
-        return partition.plan(card, sizes, wider) if plan.problem and len(wider) > len(holders) else plan
+        if plan.problem and len(wider) > len(holders):
+            return partition.plan(card, sizes, wider)
+        return plan
 
     def _footprints_of(self, card: ModelCard) -> Footprints:
         folder = self.folder(card.id)
@@ -141,43 +168,41 @@ class Planner:
         key = (folder, context, card.bytes, card.created)
         if key not in self._footprints:
             self._footprints[key] = footprints(folder, slots=self.slots, context=context, dtype=self.dtype)
-        return self._footprints[key]
+        by_kind = self._footprints[key]
+        return lambda node: by_kind(node.device.kind)
 
 
-def footprints(folder: Path, *, slots: int, context: int, dtype: Dtype) -> Footprints:
-    """What the model of a whole folder takes on a node, by its kind. Raises `EngineFailed` as
-    `checkpoint.read` and `checkpoint.tensors` do."""
+def _lasting(node: Node) -> Node:
+    """What of a node does not change from second to second. No plan depends on the rest."""
+    device = msgspec.structs.replace(node.device, free=0, temperature=None, npu_load=None)
+    return msgspec.structs.replace(node, device=device, loaded=(), waiting=0, speeds=(), prefixes=())
+
+
+def footprints(folder: Path, *, slots: int, context: int, dtype: Dtype) -> Callable[[Kind], Footprint]:
+    """What the model in a folder takes on a node, by its kind. Of a folder that lacks files, only the layers
+    whose files are here count. Raises `EngineFailed` as `checkpoint.read` and `checkpoint.tensors` do."""
     config, places = checkpoint.read(folder), checkpoint.tensors(folder)
-    around = checkpoint.needed(places, Span(0, 0), ends=True, tied=config.tied)
-    by_layer = [
-        checkpoint.needed(places, Span(layer, layer + 1), ends=False, tied=config.tied)
-        for layer in range(config.layers)
-    ]
+
+    def part(span: Span, *, ends: bool) -> list[Place]:
+        return [places[name] for name in checkpoint.needed(places, span, ends=ends, tied=config.tied)]
+
+    around = part(Span(0, 0), ends=True)
+    layers = [part(Span(layer, layer + 1), ends=False) for layer in range(config.layers)]
 
     def computed_with(width: int | None) -> Footprint:
-        weights = None if config.quantization else width
         return Footprint(
-            layers=tuple(sum(_memory(places[name], weights) for name in names) for names in by_layer),
-            ends=sum(_memory(places[name], weights) for name in around),
+            layers=tuple(checkpoint.weight_bytes(config, layer, width) for layer in layers),
+            ends=checkpoint.weight_bytes(config, around, width),
             cache=slots * context * checkpoint.kv_bytes(config, width or 2),
         )
 
     told = _WIDTHS.get(dtype)
     on_cpu, elsewhere = computed_with(told or 4), computed_with(told)
-    return lambda node: on_cpu if node.device.kind in CPUS else elsewhere
+    return lambda kind: on_cpu if kind in CPUS else elsewhere
 
 
 def needs(folder: Path, span: Span, kind: Kind, *, slots: int, context: int, dtype: Dtype) -> int:
     """Bytes of a part without the ends, on a node of this kind, of whose files no others need be here. Raises
     as `footprints` does."""
-    config, places = checkpoint.read(folder), checkpoint.tensors(folder)
-    names = checkpoint.needed(places, span, ends=False, tied=config.tied)
-    width = _WIDTHS.get(dtype) or (4 if kind in CPUS else None)
-    weights = sum(_memory(places[name], None if config.quantization else width) for name in names)
-    return weights + len(span) * slots * context * checkpoint.kv_bytes(config, width or 2)
-
-
-def _memory(place: Place, width: int | None) -> int:
-    if width and place.dtype in _FLOATS:
-        return math.prod(place.shape) * width
-    return place.bytes
+    of_kind = footprints(folder, slots=slots, context=context, dtype=dtype)(kind)
+    return msgspec.structs.replace(of_kind, ends=0).of(span)

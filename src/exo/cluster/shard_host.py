@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 from exo.cards import Progress as ModelProgress
@@ -15,7 +14,7 @@ from exo.http.shard_stream import BEAT, SILENCE
 from exo.nodes import Kind
 from exo.partition import Plan
 from exo.residency import Residency
-from exo.shards.frames import Open
+from exo.shards.engine import LayersEngine
 from exo.shards.process import ShardProcess
 from exo.store import checkpoint
 from exo.wire import shards as wire
@@ -37,39 +36,30 @@ class _Held:
 
 
 class ShardHost:
-    """An `http.shard_routes.Host`. `engines` are the modules of engines of layers by name, best first; their
-    `open_shard` runs in a process of its own, with `threads` of the CPU and what it compiles in
-    `cache`, on a machine of this `kind`."""
+    """An `http.shard_routes.Host`, on a machine of this `kind`. `engines` are by name, best first."""
 
     def __init__(
         self,
         planner: Planner,
         residency: Residency,
-        engines: Mapping[str, str],
+        engines: Mapping[str, LayersEngine],
         fetch: Callable[[str, Span], AsyncGenerator[ModelProgress, None]],
         *,
         kind: Kind,
-        threads: int | None = None,
-        cache: Path | None = None,
     ) -> None:
         self._planner, self._residency, self._engines = planner, residency, engines
-        self._fetch, self._kind, self._threads, self._cache = fetch, kind, threads, cache
+        self._fetch, self._kind = fetch, kind
         self._held: dict[tuple[str, str], _Held] = {}  # by model and the node it is for
 
     async def plan(self, model: str, split: str = "") -> Plan:
         return await self._planner.plan(model, split)
 
-    def shard(
-        self, open: OpenShard, via: str, progress: Callable[[float], None]
-    ) -> AbstractAsyncContextManager[ShardProcess]:
-        """Raises `ModelNotFound` for a model of which nothing is here, `BadRequest` for layers it has not,
-        `NotReady` where what is in use leaves no room, and `EngineFailed` as loading does."""
-        return self._shard(open, via, progress)
-
     @asynccontextmanager
-    async def _shard(
+    async def shard(
         self, open: OpenShard, via: str, progress: Callable[[float], None]
     ) -> AsyncIterator[ShardProcess]:
+        """Raises `ModelNotFound` for a model of which nothing is here, `BadRequest` for layers it has not,
+        `NotReady` where what is in use leaves no room, and `EngineFailed` as loading does."""
         folder = await self._folder(open, progress)
         config = await asyncio.to_thread(checkpoint.read, folder)
         wire.check(open, config.layers)
@@ -79,24 +69,19 @@ class ShardHost:
                 param="context",
             )
         dtype = self._planner.dtype if open.dtype == "auto" else open.dtype
-        module = self._engine(open.engine)
+        engine = self._engine(open.engine)
         memory = await asyncio.to_thread(
             needs, folder, open.span, self._kind, slots=open.slots, context=open.context, dtype=dtype
         )
         name = f"{open.model} (layers {open.span} for {via})"
         async with self._only_one(open.model, via) as held, self._room(open.model, via, name, memory):
-            shard = held.shard = await ShardProcess.start(
-                Open(
-                    engine=module,
-                    folder=folder,
-                    span=open.span,
-                    ends=False,
-                    slots=open.slots,
-                    context=open.context,
-                    dtype=dtype,
-                    threads=self._threads,
-                    cache=self._cache,
-                ),
+            shard = held.shard = await engine.open(
+                folder,
+                open.span,
+                ends=False,
+                slots=open.slots,
+                context=open.context,
+                dtype=dtype,
                 progress=progress,
             )
             try:
@@ -170,11 +155,11 @@ class ShardHost:
             async with asyncio.timeout(_NOTICED):
                 await held.gone.wait()
 
-    def _engine(self, liked: str | None) -> str:
-        """The module of the engine liked best, or else of the first one that runs here."""
+    def _engine(self, liked: str | None) -> LayersEngine:
+        """The one liked best, or else the first one that runs here."""
         reasons = []
         for name in sorted(self._engines, key=lambda name: name != liked):
-            why: str | None = importlib.import_module(self._engines[name]).unavailable()
+            why = self._engines[name].unavailable()
             if why is None:
                 return self._engines[name]
             reasons.append(f"{name}: {why}")

@@ -83,7 +83,8 @@ class _Handlers:
         names = {known.id: known.name for known in families.everyone()}
         states = {known: _state(0, 0) for known in names}
         states |= {model: _state(each.done, each.total) for model, each in shelf.downloads.items()}
-        states |= {card.id: _state(card.bytes, card.bytes, here=True) for card in shelf.cards}
+        whole = [card for card, _ in shelf.on_disk.values()]
+        states |= {card.id: _state(card.bytes, card.bytes, here=True) for card in whole}
         for model, state in states.items():
             yield model, state, names.get(model, model)
 

@@ -1,7 +1,7 @@
 """Another node of the cluster: a server that answers, and one that can be asked to make ready."""
 
 from exo.errors import ConnectionLost, ExoError
-from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, proof
+from exo.http.headers import hop
 from exo.http.remote import Remote
 from exo.wire import cluster as wire
 
@@ -13,11 +13,7 @@ class Peer(Remote):
     async def load(self, model: str, *, via: str, client: str = "") -> wire.LoadAnswer:
         """Has the model loaded there and nowhere else; `via` is the node that asks. Raises what the loading
         failed with there, and as `respond` does."""
-        headers = {HOP_HEADER: via}
-        if client:
-            headers[CLIENT_HEADER] = client
-        if self._secret is not None:
-            headers[PROOF_HEADER] = proof(self._secret, via)
+        headers = hop(via, self._secret, client)
         return wire.decode_load_answer(await self._post("/v1/load", wire.LoadBody(model=model), headers))
 
     async def spread(self, model: str, nodes: int) -> wire.SpreadAnswer:
@@ -31,5 +27,5 @@ class Peer(Remote):
             async with await self._ask("POST", path, headers, wire.encode(body)) as answer:
                 return await answer.read()
 
-    def _silent(self) -> ExoError:
-        return ConnectionLost(f"{self._name} was silent for {self._silence:g} s")
+    def _silent(self, seconds: float) -> ExoError:
+        return ConnectionLost(f"{self._name} was silent for {seconds:g} s")

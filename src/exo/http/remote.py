@@ -10,9 +10,19 @@ from types import SimpleNamespace
 import aiohttp
 
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
-from exo.errors import ConnectionLost, ExoError, NotReady, Timeout
-from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, REQUEST_ID_HEADER, proof
-from exo.wire import openai
+from exo.engine import SpellRequest
+from exo.errors import (
+    BadRequest,
+    ConnectionLost,
+    ExoError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    NotReady,
+    Timeout,
+)
+from exo.http.headers import REQUEST_ID_HEADER, hop
+from exo.wire import openai, tokens
 
 # A node that is there sends keep-alive comments during a long prefill.
 _SILENCE = 60.0
@@ -49,13 +59,17 @@ class Remote:
     def __repr__(self) -> str:
         return f"<Remote {self.url}>"
 
-    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+    async def respond(
+        self, request: ChatRequest, *, silence: float | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """`silence` is for this answer, in place of the one for all; None is that one."""
+        silence = self._silence if silence is None else silence
         if request.prompt is None:
             path, body = "/v1/chat/completions", openai.encode_chat(request)
         else:
             path, body = "/v1/completions", openai.encode_completion(request)
-        with self._their_errors_as_ours():
-            async with await self._ask("POST", path, self._headers(request), body) as answer:
+        with self._their_errors_as_ours(silence):
+            async with await self._ask("POST", path, self._headers(request), body, silence) as answer:
                 reader = openai.ChunkReader()
                 async for data in answer.content.iter_any():
                     for delta in reader.feed(data):
@@ -71,6 +85,28 @@ class Remote:
         with self._their_errors_as_ours():
             async with await self._ask("POST", "/v1/embeddings", self._headers(request), body) as answer:
                 return openai.decode_embeddings_answer(await answer.read(), len(request.texts))
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        """Raises as `respond` does, and `BadRequest` where the server does not tell tokens."""
+        body = tokens.encode_tokenize(request, begin=begin)
+        return tokens.decode_tokens(await self._told("/tokenize", request, body), request)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        """Raises as `tokens` does."""
+        return tokens.decode_pieces(await self._told("/detokenize", request, tokens.encode_spell(request)))
+
+    async def _told(self, path: str, request: ChatRequest | SpellRequest, body: bytes) -> bytes:
+        """The answer of a route that not every server has."""
+        with self._their_errors_as_ours():
+            try:
+                async with await self._ask("POST", path, self._headers(request), body) as answer:
+                    return await answer.read()
+            except ModelNotFound:
+                raise
+            except (NotFound, MethodNotAllowed) as error:
+                raise BadRequest(
+                    f"{self._name} has no {path}: it does not tell its models' tokens", param="model"
+                ) from error
 
     async def get(self, path: str) -> bytes:
         """The body of a GET on the server. Raises as `respond` does."""
@@ -91,18 +127,30 @@ class Remote:
             await self._session.close()
 
     async def _ask(
-        self, verb: str, path: str, headers: dict[str, str], body: bytes | None = None
+        self,
+        verb: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
+        silence: float | None = None,
     ) -> aiohttp.ClientResponse:
         """The answer, once its head has come; raises what one other than 200 says.
 
         A connection that was kept from an earlier request may be a dead one, as the server has restarted
         since. That shows only when it is used: then the request goes out again, on another one.
         """
+        silence = self._silence if silence is None else silence
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect, sock_read=silence)
         while True:
             connection = _Connection()
             try:
                 answer = await self._client().request(
-                    verb, self.url + path, data=body, headers=headers, trace_request_ctx=connection
+                    verb,
+                    self.url + path,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                    trace_request_ctx=connection,
                 )
             except (
                 aiohttp.ServerDisconnectedError,
@@ -117,23 +165,21 @@ class Remote:
                 async with answer:
                     raise await _refusal(answer)
 
-    def _headers(self, request: ChatRequest | EmbedRequest) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", **self._authorization()}
+    def _headers(self, request: ChatRequest | EmbedRequest | SpellRequest) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            **self._authorization(),
+            **hop(request.via, self._secret, request.client),
+        }
         if request.id:
             headers[REQUEST_ID_HEADER] = request.id
-        if request.client:
-            headers[CLIENT_HEADER] = request.client
-        if request.via:
-            headers[HOP_HEADER] = request.via
-            if self._secret is not None:
-                headers[PROOF_HEADER] = proof(self._secret, request.via)
         return headers
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     @contextmanager
-    def _their_errors_as_ours(self) -> Iterator[None]:
+    def _their_errors_as_ours(self, silence: float | None = None) -> Iterator[None]:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
@@ -143,22 +189,20 @@ class Remote:
                 f"cannot reach {self._name}: nothing answers within {self._connect:g} s"
             ) from error
         except TimeoutError as error:
-            raise self._silent() from error
+            raise self._silent(self._silence if silence is None else silence) from error
         except aiohttp.ClientError as error:
             # Without its traceback in the log: the cause is on the other machine.
             raise ConnectionLost(f"{self._name} broke off: {error}") from None
 
-    def _silent(self) -> ExoError:
+    def _silent(self, seconds: float) -> ExoError:
         """What it means that nothing has come for so long."""
-        return Timeout(f"{self._name} was silent for {self._silence:g} s")
+        return Timeout(f"{self._name} was silent for {seconds:g} s")
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect, sock_read=self._silence)
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_kept)
             self._session = aiohttp.ClientSession(
-                timeout=timeout,
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
                 trace_configs=[trace],
             )

@@ -34,7 +34,8 @@ class Split(msgspec.Struct, frozen=True):
 
 
 Plan: TypeAlias = Callable[[ModelCard, Path], Awaitable[Split | None]]
-"""How a model is to be split, from its card and folder; None for whole, here."""
+"""How a model is to be split, from its card and folder; None for whole, here. What is to be loaded here is in
+the folder then."""
 
 
 class LayersEngine:
@@ -72,10 +73,11 @@ class LayersEngine:
         from exo.generation.vocabulary import Vocabulary
         from exo.shards.model import LayeredModel
 
+        # First of all, as it may have the rest of the files come.
+        split = await self._plan(card, files) if self._plan else None
         config = checkpoint.read(files)
         context = min(card.context, self._context or card.context)
         around, vocabulary = await asyncio.to_thread(lambda: (texts(files), Vocabulary.read(files)))
-        split = await self._plan(card, files) if self._plan else None
         span = split.span if split else Span(0, config.layers)
         opening = self.open(
             files, span, ends=True, context=context, slots=self._slots, vocabulary=vocabulary.size
@@ -97,9 +99,11 @@ class LayersEngine:
         context: int,
         dtype: Dtype | None = None,
         vocabulary: int = 0,
+        progress: Callable[[float], None] | None = None,
     ) -> ShardProcess:
         """A span of a model in a process of its own, computed as the owner of this node has set. `vocabulary`
-        is needed where tokens are drawn. Raises and cancels as `ShardProcess.start`."""
+        is needed where tokens are drawn. `progress` is told from 0 to 1 how far loading has come; without
+        it, that is logged. Raises and cancels as `ShardProcess.start`."""
         open = Open(
             engine=self.module,
             folder=folder,
@@ -112,7 +116,7 @@ class LayersEngine:
             cache=self._cache,
             vocabulary=vocabulary,
         )
-        return await ShardProcess.start(open, progress=_logger(f"layers {span} of {folder.name}"))
+        return await ShardProcess.start(open, progress=progress or _logger(f"layers {span} of {folder.name}"))
 
 
 async def _nothing() -> Sequence[RunningShard]:

@@ -153,21 +153,23 @@ ToWorker: TypeAlias = Open | Ask
 FromWorker: TypeAlias = Progress | Opened | Reply
 
 
-def _path_out(value: object) -> str:
+def path_out(value: object) -> str:
+    """A path as frames have it, an `enc_hook` of msgspec."""
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError(f"no frame holds a {type(value).__name__}")
 
 
-def _path_in(kind: type, value: object) -> Path:
+def path_in(kind: type, value: object) -> Path:
+    """The way back, a `dec_hook`."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise NotImplementedError(f"no frame holds a {kind.__name__}")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_path_out)
-_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=_path_in)
-_from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=_path_in)
+_encoder = msgspec.msgpack.Encoder(enc_hook=path_out)
+_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=path_in)
+_from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=path_in)
 
 
 def encode(message: ToWorker | FromWorker, payload_bytes: int = 0) -> bytes:

@@ -12,8 +12,6 @@ SCRIPT = ".script.json"
 """How the name of a scripted model's file ends."""
 
 _SCRIPT_MEMORY = 1 << 20
-# As safetensors names them: what an engine widens to compute with. Quantized weights stay as they are.
-_FLOATS = frozenset({"BF16", "F16", "F32"})
 # Of a weight as mlx-lm quantizes it, beside the packed integers.
 _SCALES = (".scales", ".biases")
 _PACKED_BITS = 32
@@ -22,7 +20,8 @@ _PACKED_BITS = 32
 def read_card(
     name: str, path: Path, most: int | None = None, slots: int = 1, *, width: int | None = 4
 ) -> ModelCard:
-    """Makes the card of a file (GGUF or a script), or of a folder with config.json and safetensors.
+    """Makes the card of a file (GGUF or a script), or of a folder with config.json and safetensors. Where
+    files of a folder are missing, sizes are reckoned from those that are here and what the index says of all.
 
     The card promises at most `most` tokens of context, and counts KV caches for `slots` requests. `width` is
     how many bytes an engine for safetensors computes with, 4 for the float32 of a CPU; None is as stored.
@@ -90,26 +89,30 @@ def _safetensors_card(name: str, folder: Path, most: int | None, slots: int, wid
     places = checkpoint.tensors(folder)
     files = [(folder / file).stat() for file in {place.file for place in places.values()}]
     context = min(config.context, most or config.context)
-    widened = None if config.quantization else width
     cache = context * config.layers * checkpoint.kv_bytes(config, width or 2)
+    weights = checkpoint.weight_bytes(config, places.values(), width)
+    parameters = _parameters(config, places)
+    size = sum(file.st_size for file in files)
+    whole = checkpoint.whole(folder)
+    if not whole:
+        total = checkpoint.total_bytes(folder)
+        if total is None:
+            raise EngineFailed(f"{folder}: files are missing, and its index does not say how large they are")
+        here = sum(place.bytes for place in places.values())
+        weights, parameters, size = (total * each // here for each in (weights, parameters, here))
     return ModelCard(
         id=name,
         format="safetensors",
         context=context,
-        bytes=sum(file.st_size for file in files),
-        memory=sum(_memory(place, widened) for place in places.values()) + slots * cache,
+        bytes=size,
+        memory=weights + slots * cache,
         architecture=config.architecture,
-        parameters=_parameters(config, places),
+        parameters=parameters,
+        whole=whole,
         layers=config.layers,
         created=int(max(file.st_mtime for file in files)),
         quantization=_quantization(config, places),
     )
-
-
-def _memory(place: checkpoint.Place, width: int | None) -> int:
-    if width and place.dtype in _FLOATS:
-        return math.prod(place.shape) * width
-    return place.bytes
 
 
 def _parameters(config: checkpoint.Config, places: Mapping[str, checkpoint.Place]) -> int:

@@ -7,7 +7,7 @@ only ever compared with what a scan found: a name from a request never becomes a
 download, which `hub` has checked.
 
 A folder that lacks files which its index names holds the layers of a shard. It is no model that could be
-asked for: see `Catalogue.partial`.
+loaded here alone: see `Catalogue.partial`.
 """
 
 import logging
@@ -60,27 +60,28 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
             repository.fetch_model, formats=formats, parallel=parallel, endpoint=hub, token=token
         )
         self._models: dict[str, tuple[ModelCard, Path]] = {}
-        self._partial: dict[str, Path] = {}
+        self._partial: dict[str, tuple[ModelCard | None, Path]] = {}
         self._seen: dict[tuple[tuple[Path, int, int], ...], ModelCard | None] = {}
         self._said: set[str] = set()
         self.downloads = Downloads()
-        self.offered: Callable[[ModelCard], ModelCard] = _as_it_is
-        """What is said of a model that is on this disk, from the card that its files give."""
+        self.offered: Callable[[], Mapping[str, ModelCard]] = self._as_they_are
+        """What is said of the models on this disk, by id; by itself, what their files give."""
         self.scan()
 
     def __getitem__(self, model: str) -> tuple[ModelCard, Path]:
-        card, path = self._models[model]
-        return self.offered(card), path
+        card = self.offered()[model]
+        _, path = self._models[model] if model in self._models else self._partial[model]
+        return card, path
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
+        return iter(self.offered())
 
     def __len__(self) -> int:
-        return len(self._models)
+        return len(self.offered())
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        return tuple(self.offered(card) for card, _ in self._models.values())
+        return tuple(self.offered().values())
 
     @property
     def on_disk(self) -> Mapping[str, tuple[ModelCard, Path]]:
@@ -88,25 +89,26 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
         return self._models
 
     @property
-    def partial(self) -> Mapping[str, Path]:
-        """Folders of models of which only some files are here, by id."""
+    def partial(self) -> Mapping[str, tuple[ModelCard | None, Path]]:
+        """Models of which only some files are here, by id, and the folders of these. There is a card where
+        they say how large the whole model is."""
         return self._partial
 
     @property
     def unfinished(self) -> Mapping[str, Path]:
         """Folders of what is here of models that are not whole: a shard's part, or what a download that
         broke off has left."""
-        return {**self._broken_off(), **self._partial}
+        return {**self._broken_off(), **{id: path for id, (_, path) in self._partial.items()}}
 
     def scan(self) -> None:
         """Looks at the folders again. What is no model is logged once and left out."""
         found: dict[str, tuple[ModelCard, Path]] = {}
-        partial: dict[str, Path] = {}
+        partial: dict[str, tuple[ModelCard | None, Path]] = {}
         for name, paths in self._candidates():
             try:
                 path = self._chosen(paths)
-                if path.is_dir() and _lacks_files(path):
-                    partial[name] = path
+                if path.is_dir() and not checkpoint.whole(path):
+                    partial[name] = (self._card_of_part(name, path), path)
                 elif card := self._card(name, path):
                     found[name] = (card, path)
             except EngineFailed as error:
@@ -161,10 +163,13 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
             return False
         return True
 
-    async def pull_part(self, model: str, span: Span) -> AsyncGenerator[Progress, None]:
-        """Downloads the files that have these layers, beside those that are there. Raises as `pull` does."""
+    async def pull_part(
+        self, model: str, span: Span, *, ends: bool = False
+    ) -> AsyncGenerator[Progress, None]:
+        """Downloads the files that have these layers, and with `ends` what is around all layers, beside those
+        that are there. Raises as `pull` does."""
         into, source = self._place_of(model)
-        async with aclosing(self._fetch(source, into, span=span, ends=False)) as steps:
+        async with aclosing(self._fetch(source, into, span=span, ends=ends)) as steps:
             async for step in steps:
                 yield step
         self.scan()
@@ -248,14 +253,20 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
             self._seen[version] = card
         return self._seen[version]
 
+    def _card_of_part(self, name: str, path: Path) -> ModelCard | None:
+        try:
+            return self._card(name, path)
+        except EngineFailed as error:
+            log.debug("no card of what is only in part here: %s", error.message)
+            return None
+
+    def _as_they_are(self) -> Mapping[str, ModelCard]:
+        return {id: card for id, (card, _) in self._models.items()}
+
     def _complain(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             log.warning("left out what is no model: %s", message)
-
-
-def _as_it_is(card: ModelCard) -> ModelCard:
-    return card
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -263,11 +274,6 @@ def _visible(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _lacks_files(folder: Path) -> bool:
-    """Whether the index names files that are not here. Raises `EngineFailed` for a bad index."""
-    return not all((folder / name).is_file() for name in set(checkpoint.index(folder).values()))
 
 
 def _version(path: Path) -> tuple[tuple[Path, int, int], ...]:

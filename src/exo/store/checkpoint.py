@@ -7,6 +7,7 @@ data; github.com/huggingface/safetensors). Our own reader of headers, as that pa
 are made at start, on a small board.
 """
 
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,8 @@ _ROPE_SCALINGS: Mapping[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+# As safetensors names them: what an engine widens to compute with.
+_FLOATS = frozenset({"BF16", "F16", "F32"})
 _INDEX = "model.safetensors.index.json"
 # The limit of safetensors itself, in bytes.
 _LONGEST_HEADER = 100_000_000
@@ -126,6 +129,7 @@ class _Entry(msgspec.Struct):
 
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
+    metadata: dict[str, Any] | None = None
 
 
 def read(folder: Path) -> Config:
@@ -154,17 +158,19 @@ def index(folder: Path) -> dict[str, str]:
 
     Raises `EngineFailed` where the index is malformed, or names a file outside the folder.
     """
-    path = folder / _INDEX
-    try:
-        files = msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineFailed(f"{path}: not an index of tensors: {error}") from error
-    for name in set(files.values()):
-        if name != Path(name).name or not name.endswith(".safetensors"):
-            raise EngineFailed(f"{path}: it names '{name}', which is not a safetensors file of this folder")
-    return files
+    return _index(folder).weight_map
+
+
+def total_bytes(folder: Path) -> int | None:
+    """Those of all the model's tensors, by the folder's index; None where it does not say. Raises as `index`
+    does."""
+    total = (_index(folder).metadata or {}).get("total_size")
+    return int(total) if isinstance(total, int | float) else None
+
+
+def whole(folder: Path) -> bool:
+    """Whether all files that the index names are here. Raises as `index` does."""
+    return all((folder / name).is_file() for name in set(index(folder).values()))
 
 
 def tensors(folder: Path) -> dict[str, Place]:
@@ -210,15 +216,38 @@ def files(folder_index: Mapping[str, str], span: Span, *, ends: bool, tied: bool
     return sorted({folder_index[name] for name in needed(folder_index, span, ends=ends, tied=tied)})
 
 
-def lacks(folder: Path, span: Span) -> bool:
-    """Whether files with tensors of these layers are missing. Raises `EngineFailed` for a malformed index."""
-    names = files(index(folder), span, ends=False, tied=False)
+def lacks(folder: Path, span: Span, *, ends: bool = False) -> bool:
+    """Whether files with tensors of these layers are missing, or with `ends` of what is around all layers.
+    Raises `EngineFailed` for a malformed index."""
+    names = files(index(folder), span, ends=ends, tied=False)
     return not all((folder / name).is_file() for name in names)
+
+
+def weight_bytes(config: Config, places: Iterable[Place], width: int | None) -> int:
+    """What these tensors take in memory, computed with in floats of `width` bytes; None is as stored. A
+    quantized model stays as it is."""
+    if width is None or config.quantization:
+        return sum(place.bytes for place in places)
+    return sum(math.prod(place.shape) * width if place.dtype in _FLOATS else place.bytes for place in places)
 
 
 def kv_bytes(config: Config, width_bytes: int) -> int:
     """What a token takes in one layer's KV cache, of numbers of `width_bytes` bytes each."""
     return 2 * config.kv_heads * config.head_width * width_bytes
+
+
+def _index(folder: Path) -> _Index:
+    path = folder / _INDEX
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Index)
+    except FileNotFoundError:
+        return _Index({})
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineFailed(f"{path}: not an index of tensors: {error}") from error
+    for name in set(found.weight_map.values()):
+        if name != Path(name).name or not name.endswith(".safetensors"):
+            raise EngineFailed(f"{path}: it names '{name}', which is not a safetensors file of this folder")
+    return found
 
 
 def _config(architecture: Architecture, kind: str, written: _Written, raw: dict[str, Any]) -> Config:

@@ -26,7 +26,8 @@ GROUP = "exo.models"
 
 Thinking: TypeAlias = Literal["", "always", "on request"]
 Tools: TypeAlias = Literal["", "hermes", "llama", "mistral"]
-"""How a model writes its calls: as `<tool_call>` with JSON in it, as bare JSON, or behind [TOOL_CALLS]."""
+"""How a model writes its calls: as `<tool_call>` with JSON in it, as bare JSON, or behind [TOOL_CALLS]. It
+is for those who choose a model; `calls.style_of` reads it from the chat template."""
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,8 +44,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def capabilities(self) -> tuple[Capability, ...]:
         thinking: tuple[Capability, ...] = ("thinking",) if self.thinking else ()
-        # Other ways of calling tools come out as text: `channels` reads this one.
-        tools: tuple[Capability, ...] = ("tools",) if self.tools == "hermes" else ()
+        tools: tuple[Capability, ...] = ("tools",) if self.tools else ()
         return ("completion", *thinking, *tools)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from exo.errors import BadRequest, EngineFailed
+from exo.errors import BadRequest
+from exo.generation.folder import texts
 
 _OURS = Path(__file__).parent / "templates"
 # The first that is found in a model's hub path, name or file name.
@@ -36,33 +37,16 @@ class Template(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
-class _Token(msgspec.Struct):
-    content: str
-
-
-class _TokenizerConfig(msgspec.Struct):
-    chat_template: str | list[dict[str, str]] | None = None
-    bos_token: str | _Token | None = None
-    eos_token: str | _Token | None = None
-
-
 def template_for(folder: Path, chosen: str, *names: str) -> Template:
     """The template of the model in `folder`, called by any of `names`; `chosen` is one of ours by name.
 
-    Raises `BadRequest` with the remedy where none is known, `EngineFailed` for a file that cannot be read.
+    Raises `BadRequest` with the remedy where none is known, `EngineFailed` for a file that cannot be used.
     """
     if chosen:
         return _ours(chosen)
-    config = _config(folder / "tokenizer_config.json")
-    bos, eos = _text(config.bos_token), _text(config.eos_token)
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return Template(_read(beside), bos, eos, str(beside))
-    if isinstance(config.chat_template, str):
-        return Template(config.chat_template, bos, eos, str(folder / "tokenizer_config.json"))
-    for each in config.chat_template or ():
-        if each.get("name") == "default":
-            return Template(each["template"], bos, eos, str(folder / "tokenizer_config.json"))
+    beside = texts(folder)
+    if beside.template:
+        return Template(beside.template, beside.bos, beside.eos, str(folder))
     for pattern, name in _FAMILIES.items():
         if any(re.search(pattern, known, re.IGNORECASE) for known in names):
             return _ours(name)
@@ -83,24 +67,4 @@ def _ours(name: str) -> Template:
     if name not in known_templates():
         known = ", ".join(sorted(known_templates()))
         raise BadRequest(f"TEMPLATE={name} in the Modelfile is none of {known}", param="messages")
-    return Template(_read(_OURS / f"{name}.jinja"), origin=f"family {name}")
-
-
-def _config(path: Path) -> _TokenizerConfig:
-    if not path.is_file():
-        return _TokenizerConfig()
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_TokenizerConfig)
-    except (OSError, msgspec.DecodeError) as error:
-        raise EngineFailed(f"{path} cannot be read: {error}") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineFailed(f"{path} cannot be read: {error}") from error
-
-
-def _text(token: str | _Token | None) -> str:
-    return token.content if isinstance(token, _Token) else token or ""
+    return Template((_OURS / f"{name}.jinja").read_text(encoding="utf-8"), origin=f"family {name}")

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from exo.shards.frames import Failed
+from exo.shards.frames import Failed, path_in, path_out
 from rkllama.vendor.asks import AnyAsk, Event, Finished, Options
 
 LENGTH = struct.Struct("<I")
@@ -61,21 +61,9 @@ ToWorker: TypeAlias = Load | Run | Abort
 FromWorker: TypeAlias = Loaded | Said | Done | Failed
 
 
-def _path_out(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(f"no frame holds a {type(value).__name__}")
-
-
-def _path_in(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise NotImplementedError(f"no frame holds a {kind.__name__}")
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_path_out)
-_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=_path_in)
-_from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=_path_in)
+_encoder = msgspec.msgpack.Encoder(enc_hook=path_out)
+_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=path_in)
+_from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=path_in)
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from exo.cards import Span
 from exo.http.headers import HOP_HEADER, PROOF_HEADER, proof
 from exo.http.shard_stream import encode
+from exo.store import checkpoint
 from exo.store.cards import read_card
 from exo.wire.shards import OpenShard
 from tests import checkpoints
@@ -29,20 +31,22 @@ NOTICED = 3.0
 ENDLESS = {str(token(end)): -100 for end in ("<|im_end|>", "<|endoftext|>")}
 
 
+# 19 million weights: 76 MB of float32, and 50 MB of KV caches.
+SHAPE: dict[str, Any] = {
+    "layers": LAYERS,
+    "width": 384,
+    "intermediate": 1536,
+    "heads": 6,
+    "kv_heads": 6,
+    "dtype": "bfloat16",
+    "context": CONTEXT,
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 19 million weights: 76 MB of float32, and 50 MB of KV caches."""
     folder = tmp_path_factory.mktemp("models") / MODEL
-    checkpoints.write(
-        folder,
-        layers=LAYERS,
-        width=384,
-        intermediate=1536,
-        heads=6,
-        kv_heads=6,
-        dtype="bfloat16",
-        context=CONTEXT,
-    )
+    checkpoints.write(folder, **SHAPE)
     return folder
 
 
@@ -74,21 +78,26 @@ class Together:
         return {part["node"]: f"{part['first_layer']}-{part['last_layer']}" for part in plan["parts"]}
 
 
-def agree(nodes: Sequence[Exo]) -> None:
-    """Waits until each knows of each, itself included, that it has the model split over just them. What it
-    says of itself may be a second old."""
+def agree(nodes: Sequence[Exo], model: str = MODEL) -> None:
+    """Waits until each knows of each, itself included, that it has the model split over just them, and all
+    say the same of who comes first. What it says of itself may be a second old."""
     ids = {node.id for node in nodes}
 
-    def said_to(node: Exo) -> list[set[str]]:
+    def said_to(node: Exo) -> list[tuple[str, ...]]:
         cluster = node.get("/v1/cluster").json()
         cards = [card for each in (cluster["me"], *cluster["peers"]) for card in each["cards"]]
-        return [{share["node"] for share in card["split"]} for card in cards if card["id"] == MODEL]
+        return [tuple(share["node"] for share in card["split"]) for card in cards if card["id"] == model]
 
-    eventually(lambda: all(said_to(node) == [ids] * len(ids) for node in nodes))
+    def agreed() -> bool:
+        said = [said_to(node) for node in nodes]
+        orders = {order for each in said for order in each}
+        return all(len(each) == len(ids) for each in said) and [{*order} for order in orders] == [ids]
+
+    eventually(agreed)
 
 
-def greedy(node: Exo, most: int = 12) -> str:
-    return node.ask(MODEL, "Hello", temperature=0, max_tokens=most, logit_bias=ENDLESS)
+def greedy(node: Exo, most: int = 12, model: str = MODEL) -> str:
+    return node.ask(model, "Hello", temperature=0, max_tokens=most, logit_bias=ENDLESS)
 
 
 def under_way(node: Exo) -> Stream:
@@ -178,6 +187,34 @@ def test_two_that_are_too_small_alone_answer_together_by_themselves(lan: Lan, fo
     # Whole, on a machine of its own, it says the same.
     alone = together.machine("alone", "--cluster-name", "elsewhere").start()
     assert greedy(alone) == said
+
+
+def test_two_with_the_files_of_their_parts_only_answer_together(lan: Lan, tmp_path: Path) -> None:
+    # With a name that a hub may know, so that one without all files is planned with.
+    model = f"user/{MODEL}"
+    whole = tmp_path / "whole"
+    checkpoints.write(whole, **SHAPE, split=True)
+    config, index = checkpoint.read(whole), checkpoint.index(whole)
+    memory = read_card(model, whole, slots=SLOTS).memory
+    for name, share, span in (("a", 0.7, Span(0, 4)), ("b", 0.5, Span(4, 8))):
+        part = lan.machine(name, "--memory", f"{int(share * memory)}").home / "models" / model
+        part.mkdir(parents=True)
+        weights = checkpoint.files(index, span, ends=name == "a", tied=config.tied)
+        for file in whole.iterdir():
+            if file.suffix != ".safetensors" or file.name in weights:
+                (part / file.name).symlink_to(file)
+    a, b = lan.start(*lan.machines)
+    agree([a, b], model)
+    said = greedy(b, model=model)
+    assert greedy(a, model=model) == said
+    assert [len(workers(node)) for node in (a, b)] == [1, 1]
+    held = {resident["model"] for resident in b.me()["loaded"]}
+    assert held == {f"{model} (layers 4-7 for a)"}
+    # Whole, on a machine of its own, it says the same.
+    alone = lan.machine("alone", "--cluster-name", "elsewhere")
+    (alone.home / "models" / "user").mkdir(parents=True)
+    (alone.home / "models" / model).symlink_to(whole)
+    assert greedy(alone.start(), model=model) == said
 
 
 def test_a_node_that_is_killed_is_told_and_the_rest_take_its_layers(lan: Lan, folder: Path) -> None:

@@ -38,7 +38,8 @@ EXPECTED = {
 def rendered(folder: Path, name: str, **keys: object) -> tuple[str, bool]:
     template = template_for(folder, "", name)
     request = ChatRequest(model=name, messages=TALK, **keys)  # type: ignore[arg-type]
-    return ChatTemplate(template.source, bos=template.bos, eos=template.eos).render(request)
+    found = ChatTemplate(template.source, bos=template.bos, eos=template.eos).render(request)
+    return found.prompt, found.opened
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -96,7 +97,7 @@ def test_an_unknown_family_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_broken_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(EngineFailed, match=r"tokenizer_config\.json cannot be read"):
+    with pytest.raises(EngineFailed, match=r"tokenizer_config\.json cannot be used"):
         template_for(tmp_path, "", "Qwen3-1.7B")
 
 
@@ -112,16 +113,20 @@ def test_thinking_is_switched_where_the_family_can(tmp_path: Path) -> None:
 def test_tools_are_announced_and_their_results_told(tmp_path: Path, name: str) -> None:
     template = template_for(tmp_path, "", name)
     call = ToolCall(0, "call_1", "clock", '{"zone": "CET"}')
-    prompt, _ = ChatTemplate(template.source).render(
-        ChatRequest(
-            model=name,
-            messages=(
-                Message("user", "What time is it?"),
-                Message("assistant", "", tool_calls=(call,)),
-                Message("tool", "noon", tool_call_id="call_1"),
-            ),
-            tools=(Tool("clock", "tells the time"),),
+    prompt = (
+        ChatTemplate(template.source)
+        .render(
+            ChatRequest(
+                model=name,
+                messages=(
+                    Message("user", "What time is it?"),
+                    Message("assistant", "", tool_calls=(call,)),
+                    Message("tool", "noon", tool_call_id="call_1"),
+                ),
+                tools=(Tool("clock", "tells the time"),),
+            )
         )
+        .prompt
     )
     assert '<tools>\n{"type": "function", "function": {"name": "clock"' in prompt
     assert '<tool_call>\n{"name": "clock", "arguments": {"zone": "CET"}}\n</tool_call><|im_end|>' in prompt
