@@ -8,6 +8,7 @@ import pytest
 
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message, Sampling, Text
+from exo.engine import SpellRequest, spelled
 from exo.engines.scripted import ScriptedEngine
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
 from exo.node import LocalNode, complete
@@ -72,6 +73,28 @@ def test_what_a_request_says_is_kept_but_for_the_cap() -> None:
     assert (done.sampling.temperature, done.sampling.max_tokens) == (0.0, 10)
 
 
+@pytest.mark.parametrize(
+    ("general", "own", "asked", "gets"),
+    [
+        (10, 40, None, 40),
+        (10, 40, 99, 40),
+        (10, 40, 20, 20),
+        (40, 10, None, 10),
+        (40, 10, 20, 10),
+        (None, 10, 20, 10),
+        (None, 10, None, 10),
+    ],
+)
+def test_a_models_own_cap_goes_before_the_general_one_in_both_directions(
+    general: int | None, own: int, asked: int | None, gets: int
+) -> None:
+    defaults = Defaults(max_tokens=general, max_tokens_for={"own": own})
+    request = ChatRequest(model="", messages=(HI,), sampling=Sampling(max_tokens=asked))
+    assert complete(request, card("own"), defaults).sampling.max_tokens == gets
+    other = complete(request, card("other"), defaults).sampling.max_tokens
+    assert other == (asked if general is None else min(asked or general, general))
+
+
 def test_no_defaults_change_nothing() -> None:
     asked = ChatRequest(model="mine", messages=(HI,), sampling=Sampling(max_tokens=99))
     assert complete(asked, card("mine"), Defaults()) == asked
@@ -120,6 +143,12 @@ class _Elsewhere:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         return Embeddings(((1.0,),), 1)
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        return (len(request.messages), int(begin))
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        return (f"{request.model} elsewhere".encode(),)
 
 
 @pytest.fixture
@@ -207,6 +236,32 @@ async def mixed(tmp_path: Path) -> AsyncIterator[LocalNode]:
         defaults=Defaults(),
         upstreams=(elsewhere,),
     )
+    await residency.close()
+
+
+async def test_tokens_are_told_by_what_answers_for_the_model(between: LocalNode) -> None:
+    assert await between.tokens(ChatRequest(model="both", prompt="hi")) == (104, 105)
+    assert await between.tokens(ChatRequest(model="", messages=(HI, HI)), begin=False) == (2, 0)
+    for model, said in (("both", "a"), ("", "far elsewhere")):
+        assert spelled(await between.spell(SpellRequest(model=model, tokens=(97,)))) == said
+    with pytest.raises(ModelNotFound):
+        await between.spell(SpellRequest(model="nowhere", tokens=()))
+
+
+async def test_the_tokens_of_a_chat_are_those_of_what_is_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "m.script.json").write_text('{"steps": []}')
+    shelf = Catalogue(tmp_path)
+    residency = Residency([ScriptedEngine()], shelf, Limits(memory=1 << 30), SilentObserver())
+    node = LocalNode(
+        id="me",
+        url="",
+        version="1",
+        device=Device(name="d", cores=1, memory=1),
+        shelf=shelf,
+        residency=residency,
+        defaults=Defaults(system_prompt="Be brief."),
+    )
+    assert bytes(await node.tokens(ChatRequest(model="m", messages=(HI,)))) == b"Be brief.\nhi"
     await residency.close()
 
 

@@ -329,6 +329,26 @@ async def test_a_silent_model_is_a_timeout_and_is_let_go() -> None:
     await stage.residency.close()
 
 
+async def test_a_model_may_have_more_patience_or_less_than_the_others() -> None:
+    stage = Stage(silence=0.05, silence_for={"a": 30.0, "b": 0.02})
+    stage.script = Script(steps=(Wait(0.15), Text("hi")))
+    assert await stage.ask("a") == "hi"
+    with pytest.raises(Timeout, match=r"model 'b' for 0\.02 s.*--chatgpt-api-response-timeout-for b=SECONDS"):
+        await stage.ask("b")
+    with pytest.raises(Timeout, match=r"model 'c' for 0\.05 s"):
+        await stage.ask("c")
+    await stage.residency.close()
+
+
+async def test_a_model_may_have_an_end_of_patience_where_others_have_none() -> None:
+    stage = Stage(silence=None, silence_for={"b": 0.02})
+    stage.script = Script(steps=(Wait(0.15), Text("hi")))
+    assert await stage.ask("a") == "hi"
+    with pytest.raises(Timeout, match="model 'b'"):
+        await stage.ask("b")
+    await stage.residency.close()
+
+
 async def test_waiting_for_a_turn_is_no_silence() -> None:
     stage = Stage(silence=0.2)
     stage.script = Script(steps=(Wait(0.08), Text("hi"), Wait(0.08)))

@@ -1,6 +1,7 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
@@ -9,16 +10,18 @@ from typing import Protocol
 
 import msgspec
 
-from exo import devices, routing
+from exo import devices, limits, routing
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message, filled
-from exo.engine import Embedder, Responder
+from exo.engine import Embedder, Responder, SpellRequest, Tokenizer
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
 from exo.routing import Asked, Route
 from exo.settings import Defaults
 from exo.speeds import Speeds
+
+log = logging.getLogger(__name__)
 
 
 class Shelf(Protocol):
@@ -47,7 +50,7 @@ class Shelf(Protocol):
         ...
 
 
-class Upstream(Responder, Embedder, Protocol):
+class Upstream(Responder, Embedder, Tokenizer, Protocol):
     """Another server, whose models this node offers as its own."""
 
     @property
@@ -72,7 +75,7 @@ class Upstream(Responder, Embedder, Protocol):
 
 class LocalNode:
     """Answers for every model on this machine's disk that one of its engines loads, and for those of its
-    upstreams. A `Responder` and an `Embedder`.
+    upstreams. A `Responder`, an `Embedder` and a `Tokenizer`.
 
     `changed` is called when a request for an upstream's model comes or goes, when there are other models on
     the disk, and when the node leaves. What `residency` and the upstreams know is theirs to tell. `remedy`
@@ -111,6 +114,7 @@ class LocalNode:
         self._remedy = remedy
         self._sensed_at = -1.0
         self._passed_on: Counter[str] = Counter()
+        self._heeded: set[str] = set()
         self._leaving = False
 
     @property
@@ -128,7 +132,7 @@ class LocalNode:
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         card = await self.card(request.model)
-        request = complete(request, card, self._defaults)
+        request = self.defaults_for(request, card)
         behind = self._behind(card.id)
         with self._counted(card.id, behind):
             async with aclosing(behind.respond(request)) as deltas:
@@ -142,6 +146,19 @@ class LocalNode:
         behind = self._behind(card.id)
         with self._counted(card.id, behind):
             return await behind.embed(msgspec.structs.replace(request, model=card.id))
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        card = await self.card(request.model)
+        request = complete(request, card, self._defaults)
+        behind = self._behind(card.id)
+        with self._counted(card.id, behind):
+            return await behind.tokens(request, begin=begin)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        card = await self.card(request.model)
+        behind = self._behind(card.id)
+        with self._counted(card.id, behind):
+            return await behind.spell(msgspec.structs.replace(request, model=card.id))
 
     def has(self, model: str) -> bool:
         """Whether the model is known here, without a look at the disk."""
@@ -176,7 +193,27 @@ class LocalNode:
 
     def defaults_for(self, request: ChatRequest, card: ModelCard) -> ChatRequest:
         """The request with what it leaves open filled in, wherever it is answered."""
+        self._heed(card)
         return complete(request, card, self._defaults)
+
+    def check_limits(self) -> None:
+        """Warns of limits that are for no model of this node, and of those too tight for one to think."""
+        known = self._known()
+        given = {
+            limits.MAX_TOKENS_FOR: self._defaults.max_tokens_for,
+            limits.SILENCE_FOR: self._residency.limits.silence_for,
+        }
+        for text in limits.without_effect(given, [card.id for card in known]):
+            log.warning("%s", text)
+        for card in known:
+            self._heed(card)
+
+    def _heed(self, card: ModelCard) -> None:
+        """Warns once of a model that the node's cap leaves no room to think."""
+        if card.id not in self._heeded:
+            self._heeded.add(card.id)
+            if text := limits.too_tight(card, self._defaults):
+                log.warning("%s", text)
 
     def taken(self, id: str) -> str:
         """Which node answers request `id`, and why: nothing to say where there is one."""
@@ -348,9 +385,8 @@ def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatR
         temperature=defaults.temperature if card.sampling.temperature is None else card.sampling.temperature,
     )
     sampling = filled(request.sampling, ours)
-    if defaults.max_tokens is not None:
-        limit = min(sampling.max_tokens or defaults.max_tokens, defaults.max_tokens)
-        sampling = msgspec.structs.replace(sampling, max_tokens=limit)
+    if (most := defaults.most_tokens(card.id)) is not None:
+        sampling = msgspec.structs.replace(sampling, max_tokens=min(sampling.max_tokens or most, most))
     messages, thinking = request.messages, request.thinking
     system = card.system or defaults.system_prompt
     if system and messages and messages[0].role != "system":

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ import msgspec
 
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
-from exo.engine import Embedder, Engine, LoadedModel
+from exo.engine import Embedder, Engine, LoadedModel, SpellRequest, Tokenizer
 from exo.errors import (
     BadRequest,
     EngineFailed,
@@ -42,12 +42,18 @@ class Limits(msgspec.Struct, frozen=True):
     """`memory` in bytes for all models together; `waiting` requests at most in the queue, and one more for
     each client that has none there; a model nobody used for `idle_seconds` is unloaded (None: never); an
     answer of which nothing comes for `silence` seconds, once its turn has come, has failed (None: never).
+    Models named in `silence_for` have other seconds in their place, be it more or less.
     """
 
     memory: int
     waiting: int = 64
     idle_seconds: float | None = 300.0
     silence: float | None = None
+    silence_for: Mapping[str, float] = {}
+
+    def patience(self, model: str) -> float | None:
+        """For how many seconds the model may say nothing (None: for ever)."""
+        return self.silence_for.get(model, self.silence)
 
 
 class Observer(Protocol):
@@ -122,8 +128,8 @@ class Residency:
         return any(card.format in engine.formats for engine in self._engines)
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        turn = self._turn(request.model, request.client)
-        async with turn as model, aclosing(unless_silent(model, request, self._limits.silence)) as deltas:
+        turn, silence = self._turn(request.model, request.client), self._limits.patience(request.model)
+        async with turn as model, aclosing(unless_silent(model, request, silence)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -132,6 +138,14 @@ class Residency:
             if not isinstance(model, Embedder):
                 raise BadRequest(f"model '{request.model}' gives no embeddings", param="model")
             return await model.embed(request)
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        async with self._tokenizer(request.model, request.client) as tokenizer:
+            return await tokenizer.tokens(request, begin=begin)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        async with self._tokenizer(request.model, request.client) as tokenizer:
+            return await tokenizer.spell(request)
 
     async def load(self, model: str, client: str = "") -> None:
         """Brings a model into memory, as a request for it would, and returns when it is there."""
@@ -235,6 +249,21 @@ class Residency:
         finally:
             self._mean_seconds += 0.2 * (loop.time() - started - self._mean_seconds)
             self._release(ticket)
+
+    @asynccontextmanager
+    async def _tokenizer(self, model: str, client: str) -> AsyncIterator[Tokenizer]:
+        """The model, to look something up in it: at once where it is in memory, as that holds up nobody, else
+        in its turn."""
+        place = self._places.get(model)
+        async with AsyncExitStack() as stack:
+            if place and place.state == "ready" and place.model and place.model.alive:
+                stack.enter_context(place.reading())
+                loaded = place.model
+            else:
+                loaded = await stack.enter_async_context(self._turn(model, client))
+            if not isinstance(loaded, Tokenizer):
+                raise BadRequest(f"model '{model}' does not tell its tokens", param="model")
+            yield loaded
 
     def _admit(self, model: str) -> None:
         """Raises for a request that could never start."""
@@ -355,6 +384,7 @@ class Residency:
         place = self._places[model]
         assert place.model is not None, "only a ready model is unloaded"
         try:
+            await place.unread()
             await place.model.unload()
         except Exception:
             log.exception("unloading %s failed; its memory may be lost until a restart", model)

@@ -24,12 +24,27 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request that leaves a choice open gets. `max_tokens` also caps what a request may ask."""
+    """What a request that leaves a choice open gets. `max_tokens` also caps what a request may ask; models
+    named in `max_tokens_for` have a cap of their own in its place, be it more or less."""
 
     model: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    max_tokens_for: Mapping[str, int] = {}
     system_prompt: str | None = None
+
+    def most_tokens(self, model: str) -> int | None:
+        """How long an answer of the model may be; None leaves it to the request."""
+        return self.max_tokens_for.get(model, self.max_tokens)
+
+
+class AutoSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that "auto" chooses from; None leaves one to the node. A conversation that was raised to
+    reasoning stays there for `sticky_seconds`."""
+
+    quick: str | None = None
+    reasoning: str | None = None
+    sticky_seconds: float = 600.0
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,13 +72,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     the node to one engine: with "rkllm", which is the NPU server, it loads none itself. `memory` is in bytes
     for all models together; `waiting` requests may queue; `slots` run at once on a model that can batch;
     `context` caps what models offer; a model idle for `idle_seconds` is unloaded (None: never); an answer of
-    which nothing comes for `silence` seconds after its turn came has failed; those in `preload` are loaded at
-    start, and it is not ready before `wait_for_peers` other nodes are there. Of a download at most
-    `parallel_downloads` files come at once.
+    which nothing comes for `silence` seconds after its turn came has failed, or for those that `silence_for`
+    gives its model; those in `preload` are loaded at start, and it is not ready before `wait_for_peers` other
+    nodes are there. Of a download at most `parallel_downloads` files come at once.
     """
 
     http: HttpSettings = HttpSettings()
     defaults: Defaults = Defaults()
+    auto: AutoSettings = AutoSettings()
     node_id: str
     folders: tuple[Path, ...]
     upstreams: tuple[UpstreamSettings, ...] = ()
@@ -76,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     idle_seconds: float | None = 300.0
     silence: float = 900.0
+    silence_for: Mapping[str, float] = {}
     wait_for_peers: int = 0
     parallel_downloads: int = 4
     preload: tuple[str, ...] = ()

@@ -45,7 +45,10 @@ async def unless_silent(
     except asyncio.CancelledError:
         if not expired or task.uncancel():
             raise
-        raise Timeout(f"nothing came from the model for {silence:g} s") from None
+        raise Timeout(
+            f"nothing came from model '{request.model}' for {silence:g} s; "
+            f"--chatgpt-api-response-timeout-for {request.model}=SECONDS allows it more"
+        ) from None
     finally:
         if timer:
             timer.cancel()

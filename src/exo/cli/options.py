@@ -4,8 +4,9 @@ import difflib
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -17,9 +18,34 @@ ENVIRONMENT = frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL
 
 LOCAL_URL = "http://127.0.0.1:52415"
 
+T = TypeVar("T")
+
 url = click.option(
     "--url", envvar="EXO_URL", help=f"The node to ask. [default: the one on this machine, {LOCAL_URL}]"
 )
+
+
+def for_models(
+    convert: Callable[[Any, click.Parameter | None, click.Context | None], T], example: str
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Mapping[str, T]]:
+    """The callback of a repeated option `MODEL=VALUE`, which becomes values by model's id. `convert` is that
+    of the values' type. Whoever has written anything else is shown the `example`."""
+
+    def read(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Mapping[str, T]:
+        values: dict[str, T] = {}
+        for text in given:
+            model, _, value = text.rpartition("=")
+            if not model:
+                raise click.BadParameter(f"'{text}' is not MODEL=VALUE; write {example}")
+            if model in values:
+                raise click.BadParameter(f"{model} is given twice")
+            try:
+                values[model] = convert(value, parameter, context)
+            except click.BadParameter as error:
+                raise click.BadParameter(f"'{text}': {error.message.rstrip('.')}; write {example}") from error
+        return values
+
+    return read
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

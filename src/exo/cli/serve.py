@@ -11,7 +11,10 @@ from exo.cards import Dtype, Share
 from exo.cli import clusters, options
 from exo.cli.upstreams import server_url, upstreams
 from exo.errors import BadRequest
-from exo.settings import Defaults, HttpSettings, LayersSettings, Settings
+from exo.settings import AutoSettings, Defaults, HttpSettings, LayersSettings, Settings
+
+# As in a request: engines and other nodes take no more than a C int.
+_TOKENS = click.IntRange(1, 2**31 - 1)
 
 
 def _engine(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -58,6 +61,16 @@ def _splits(
     show_default=True,
     type=commandline.Seconds(min=0, min_open=True),
     help="Seconds of silence from a model after which its answer has failed.",
+)
+@click.option(
+    "--timeout-for",
+    "--chatgpt-api-response-timeout-for",
+    multiple=True,
+    metavar="MODEL=SECONDS",
+    callback=options.for_models(
+        commandline.Seconds(min=0, min_open=True).convert, "deepseek-r1-distill-qwen-7b=1800"
+    ),
+    help="The same for one model, be it more or less. May be repeated.",
 )
 @click.option(
     "--grace",
@@ -120,8 +133,17 @@ def _splits(
     help="Other nodes that have to be there before this one says that it is ready.",
 )
 @click.option("--default-model", help="Model for requests that name none.")
+@click.option("--auto-quick", metavar="MODEL", help='The quick one of the models that "auto" chooses from.')
+@click.option("--auto-reasoning", metavar="MODEL", help="The one that is asked what takes thought.")
 @click.option("--default-temp", type=click.FloatRange(0, 2), help="Temperature for requests that set none.")
-@click.option("--max-generate-tokens", type=click.IntRange(min=1), help="Cap on the tokens of any answer.")
+@click.option("--max-generate-tokens", type=_TOKENS, help="Cap on the tokens of any answer.")
+@click.option(
+    "--max-generate-tokens-for",
+    multiple=True,
+    metavar="MODEL=N",
+    callback=options.for_models(_TOKENS.convert, "deepseek-r1-distill-qwen-7b=4096"),
+    help="The same for one model, be it more or less. May be repeated.",
+)
 @click.option("--system-prompt", help="System message for conversations that have none.")
 @click.option(
     "--models-seed-dir",
@@ -192,6 +214,7 @@ def serve(
     host: str,
     port: int,
     timeout: float,
+    timeout_for: Mapping[str, float],
     grace: float,
     keepalive: float,
     node_id: str | None,
@@ -205,8 +228,11 @@ def serve(
     cluster_port: int,
     wait_for_peers: int,
     default_model: str | None,
+    auto_quick: str | None,
+    auto_reasoning: str | None,
     default_temp: float | None,
     max_generate_tokens: int | None,
+    max_generate_tokens_for: Mapping[str, int],
     system_prompt: str | None,
     models_seed_dir: Path | None,
     max_parallel_downloads: int,
@@ -251,10 +277,12 @@ def serve(
             cors_origins=cors_origin,
             key=commandline.key(),
         ),
+        auto=AutoSettings(quick=auto_quick, reasoning=auto_reasoning),
         defaults=Defaults(
             model=default_model,
             temperature=default_temp,
             max_tokens=max_generate_tokens,
+            max_tokens_for=max_generate_tokens_for,
             system_prompt=system_prompt,
         ),
         node_id=own_id,
@@ -269,6 +297,7 @@ def serve(
         layers=LayersSettings(dtype=dtype, cache=options.home() / "cache", splits=split),
         idle_seconds=idle_unload or None,
         silence=timeout,
+        silence_for=timeout_for,
         wait_for_peers=wait_for_peers,
         parallel_downloads=max_parallel_downloads,
         preload=preload,
