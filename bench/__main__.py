@@ -14,6 +14,8 @@ NAMES = (
     "memory",
     "startup",
     "decode",
+    "channels",
+    "forms",
     "npu",
     "npu_clients",
     "npu_process",

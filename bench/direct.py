@@ -76,7 +76,7 @@ class DirectEngine:
     def body(self, request: ChatRequest, *, stream: bool) -> dict[str, Any]:
         """The request as the engine puts it to llama.cpp, the template applied already."""
         sampling = request.sampling
-        prompt, _ = self._template.render(request)
+        prompt = self._template.render(request).prompt
         body: dict[str, Any] = {
             "prompt": prompt,
             "stream": stream,

@@ -67,7 +67,7 @@ class Board:
     def prompt(self, question: str) -> str:
         """What the server makes of `ask`'s conversation."""
         request = ChatRequest(model=MODEL, messages=(Message("user", question),), thinking=False)
-        return self._template.render(request)[0]
+        return self._template.render(request).prompt
 
     def library(self, release: str) -> Path:
         return self._folder / "runtime" / release / "librkllmrt.so"

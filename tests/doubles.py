@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Reasoning, Text
-from exo.engine import Embedder, Responder
+from exo.engine import Embedder, Responder, SpellRequest, Tokenizer
 from exo.errors import BadRequest
 from exo.nodes import Cluster, Device, Node
 from exo.residency import Why
@@ -49,6 +49,17 @@ class _Served:
         if not isinstance(self._responder, Embedder):
             raise BadRequest("gives no embeddings", param="model")
         return await self._responder.embed(request)
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        return await self._tokenizer().tokens(request, begin=begin)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        return await self._tokenizer().spell(request)
+
+    def _tokenizer(self) -> Tokenizer:
+        if not isinstance(self._responder, Tokenizer):
+            raise BadRequest("does not tell its tokens", param="model")
+        return self._responder
 
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from exo.calls import HERMES, Style
 from exo.channels import Channels
 from exo.chat import Alternative, Delta, Reasoning, Text, TokenLogprob, ToolCall
 
@@ -100,24 +101,24 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
     "stop ignores tags": ("<think>a</think>b", {"stop": ["<", "think"]}, both("a", "b"), False),
     "stop does not see dropped whitespace": ("<think>a</think>\nb", {"stop": ["\n"]}, both("a", "b"), False),
     "stop sees whitespace of an answer": ("\nb", {"stop": ["\n"]}, [], True),
-    "stop ignores tool calls": (CALL, {"stop": ["add", "<", "\n"], "tools": True}, [ADDED], False),
-    "stop behind a tool call": (CALL + "aSTOP", {"stop": ["STOP"], "tools": True}, [ADDED, *text("a")], True),
-    "stop before a tool call": ("a STOP" + CALL, {"stop": ["STOP"], "tools": True}, text("a "), True),
+    "stop ignores tool calls": (CALL, {"stop": ["add", "<", "\n"], "style": HERMES}, [ADDED], False),
+    "stop behind a tool call": (CALL + "aSTOP", {"stop": ["STOP"], "style": HERMES}, [ADDED, *text("a")], True),
+    "stop before a tool call": ("a STOP" + CALL, {"stop": ["STOP"], "style": HERMES}, text("a "), True),
     "stop not across a tool call": (
-        f"ST{CALL}OP", {"stop": ["STOP"], "tools": True}, [*text("ST"), ADDED, *text("OP")], False,
+        f"ST{CALL}OP", {"stop": ["STOP"], "style": HERMES}, [*text("ST"), ADDED, *text("OP")], False,
     ),
     "stop across what is no tool call": (
-        "a<tool_call>b", {"stop": ["a<tool"], "tools": True}, [], True,
+        "a<tool_call>b", {"stop": ["a<tool"], "style": HERMES}, [], True,
     ),
     "half a stop string before no tool call": (
-        "x<tool_call></tool_call>", {"stop": ["x<y"], "tools": True}, text("x<tool_call></tool_call>"), False,
+        "x<tool_call></tool_call>", {"stop": ["x<y"], "style": HERMES}, text("x<tool_call></tool_call>"), False,
     ),
     # special tokens
     "end": ("a<|e|>b", {"ends": ["<|e|>"]}, text("a"), True),
     "end in reasoning": ("<think>a \n<|e|>", {"ends": ["<|e|>"]}, [("reasoning", "a \n")], True),
     "end at the start": (" <|e|>", {"ends": ["<|e|>"]}, text(" "), True),
     "end closes a tool call": (
-        CALL.removesuffix("</tool_call>") + "<|e|>", {"ends": ["<|e|>"], "tools": True}, [ADDED], True,
+        CALL.removesuffix("</tool_call>") + "<|e|>", {"ends": ["<|e|>"], "style": HERMES}, [ADDED], True,
     ),
     "end releases half a stop string": ("aST<|e|>", {"ends": ["<|e|>"], "stop": ["STOP"]}, text("aST"), True),
     "half an end that holds a stop string": ("a<|e", {"ends": ["<|e|>"], "stop": ["<|"]}, text("a"), True),
@@ -129,30 +130,30 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
     "hidden in a stop string": ("aST<|h|>OP", {"hidden": ["<|h|>"], "stop": ["STOP"]}, text("a"), True),
     "both ending and hidden": ("a<|e|>b", {"ends": ["<|e|>"], "hidden": ["<|e|>"]}, text("a"), True),
     # tool calls
-    "call": (CALL, {"tools": True}, [ADDED], False),
-    "calls": (f"a \n{CALL}\n{CALL} b", {"tools": True}, [*text("a"), ADDED, ADDED, *text("b")], False),
-    "whitespace around a call": (f" {CALL}\n", {"tools": True}, [ADDED], False),
+    "call": (CALL, {"style": HERMES}, [ADDED], False),
+    "calls": (f"a \n{CALL}\n{CALL} b", {"style": HERMES}, [*text("a"), ADDED, ADDED, *text("b")], False),
+    "whitespace around a call": (f" {CALL}\n", {"style": HERMES}, [ADDED], False),
     "call behind reasoning": (
-        f"<think>a</think>\n{CALL}", {"tools": True}, [("reasoning", "a"), ADDED], False,
+        f"<think>a</think>\n{CALL}", {"style": HERMES}, [("reasoning", "a"), ADDED], False,
     ),
-    "call in reasoning is reasoning": (f"<think>{CALL}", {"tools": True}, [("reasoning", CALL)], False),
+    "call in reasoning is reasoning": (f"<think>{CALL}", {"style": HERMES}, [("reasoning", CALL)], False),
     "no tools": (f"a {CALL} b", {}, text(f"a {CALL} b"), False),
     "parameters": (
-        '<tool_call>{"name":"f","parameters":{}}</tool_call>', {"tools": True}, [("call", "f", "{}")], False,
+        '<tool_call>{"name":"f","parameters":{}}</tool_call>', {"style": HERMES}, [("call", "f", "{}")], False,
     ),
     "arguments stay unescaped": (
         '<tool_call>{"name":"f","arguments":{"s":"\\u00e9 🦙"}}</tool_call>',
-        {"tools": True}, [("call", "f", '{"s":"é 🦙"}')], False,
+        {"style": HERMES}, [("call", "f", '{"s":"é 🦙"}')], False,
     ),
-    "unclosed call": (CALL.removesuffix("</tool_call>"), {"tools": True}, [ADDED], False),
-    "half a call": (" <tool_call>{", {"tools": True}, text(" <tool_call>{"), False),
-    "half a closing tag": (f"{CALL[:-1]}", {"tools": True}, text(CALL[:-1]), False),
-    "half an opening tag of a call": ("a <tool_c", {"tools": True}, text("a <tool_c"), False),
+    "unclosed call": (CALL.removesuffix("</tool_call>"), {"style": HERMES}, [ADDED], False),
+    "half a call": (" <tool_call>{", {"style": HERMES}, text(" <tool_call>{"), False),
+    "half a closing tag": (f"{CALL[:-1]}", {"style": HERMES}, text(CALL[:-1]), False),
+    "half an opening tag of a call": ("a <tool_c", {"style": HERMES}, text("a <tool_c"), False),
     "calls around no call": (
         f"{CALL} <tool_call>?</tool_call> {CALL}",
-        {"tools": True}, [ADDED, *text("<tool_call>?</tool_call>"), ADDED], False,
+        {"style": HERMES}, [ADDED, *text("<tool_call>?</tool_call>"), ADDED], False,
     ),
-    "trailing whitespace is kept with tools": ("a \n", {"tools": True}, text("a \n"), False),
+    "trailing whitespace is kept with tools": ("a \n", {"style": HERMES}, text("a \n"), False),
 }  # fmt: skip
 
 NO_CALLS = [
@@ -181,11 +182,11 @@ def test_rule(name: str, chunking: str) -> None:
 @pytest.mark.parametrize("body", NO_CALLS, ids=lambda body: body[:60])
 def test_a_body_that_is_no_call_is_text_unchanged(body: str) -> None:
     raw = f"a \n<tool_call>{body}</tool_call> \n b"
-    assert run([raw], tools=True)[0] == text(raw)
+    assert run([raw], style=HERMES)[0] == text(raw)
 
 
 def test_text_needs_no_more_than_its_own_piece() -> None:
-    channels = Channels(stop=["STOP"], tools=True, ends=["<|e|>"], hidden=["<|h|>"])
+    channels = Channels(stop=["STOP"], style=HERMES, ends=["<|e|>"], hidden=["<|h|>"])
     for piece in ["Hello", ",", " world", "!\n\nNow", " é", " 🦙"]:
         assert channels.feed(piece) == [Text(piece)]
 
@@ -194,7 +195,7 @@ def test_text_needs_no_more_than_its_own_piece() -> None:
     ("options", "pieces", "deltas"),
     [
         ({"stop": ["STOP"]}, ["a", " ST", "AY", "S", " "], ["a", " ", "STAY", None, "S "]),
-        ({"tools": True}, ["a ", "b", " <to", "day"], ["a", " b", None, " <today"]),
+        ({"style": HERMES}, ["a ", "b", " <to", "day"], ["a", " b", None, " <today"]),
         ({}, ["a ", "<tool_call>", "<think>"], ["a ", "<tool_call>", "<think>"]),
         ({}, [" ", "<thi", "s>"], [None, None, " <this>"]),
         ({}, ["<think>", "a ", "b", "</", "b>"], [None, "a", " b", None, "</b>"]),
@@ -272,7 +273,7 @@ def labels(deltas: Iterable[Delta]) -> list[tuple[str, list[int]]]:
 def test_logprobs_go_with_the_first_character(
     pieces: list[str | bytes], expected: list[tuple[str, list[int]]]
 ) -> None:
-    channels = Channels(stop=["STOP"], tools=True, hidden=["<|h|>"])
+    channels = Channels(stop=["STOP"], style=HERMES, hidden=["<|h|>"])
     deltas = [d for n, piece in enumerate(pieces) for d in channels.feed(piece, logprobs=[label(n)])]
     assert labels([*deltas, *channels.finish()]) == expected
 
@@ -331,7 +332,7 @@ def reference(
     raw: bytes,
     *,
     stop: Sequence[str] = (),
-    tools: bool = False,
+    style: Style | None = None,
     thinking: bool = False,
     ends: Sequence[str] = (),
     hidden: Sequence[str] = (),
@@ -350,7 +351,7 @@ def reference(
         thought = thought.rstrip() if closed else thought
         found += [("reasoning", thought)] if thought else []
         start = behind + len(seen[behind:]) - len(seen[behind:].lstrip())
-    for kind, begin, end in answer_spans(seen, start, tools):
+    for kind, begin, end in answer_spans(seen, start, style is not None):
         if kind == "call":
             name, arguments = parsed(seen[begin:end]) or ("", {})
             compact = json.dumps(arguments, separators=(",", ":"), ensure_ascii=False)
@@ -388,7 +389,7 @@ stops = st.lists(
 options = st.fixed_dictionaries(
     {
         "stop": st.one_of(st.just([]), stops),
-        "tools": st.booleans(),
+        "style": st.sampled_from([None, HERMES]),
         "thinking": st.booleans(),
         "ends": st.sampled_from([[], ["<|e|>"], ["<|e|>", "|>e"]]),
         "hidden": st.sampled_from([[], ["<|h|>"], ["<|h|>h", "<|h|>", "|h"]]),
@@ -448,7 +449,7 @@ def test_no_logprobs_are_lost_or_doubled(raw: bytes, cuts: Sequence[int], option
 @settings(deadline=None, max_examples=200)
 @given(reasoned, cutting, stops)
 def test_a_stop_string_never_comes_out(raw: bytes, cuts: Sequence[int], stop: list[str]) -> None:
-    found, _ = run(split(raw, cuts), stop=stop, tools=True)
+    found, _ = run(split(raw, cuts), stop=stop, style=HERMES)
     assert not [item for item in found for s in stop if item[0] == "text" and s in item[1]]
 
 
@@ -504,7 +505,7 @@ WORDS, SPACES = "call of the wild", " " * 16
 
 @pytest.mark.parametrize(
     "options",
-    [{"stop": ["###"]}, {"stop": ["while"], "tools": True, "ends": ["<|e|>"]}],
+    [{"stop": ["###"]}, {"stop": ["while"], "style": HERMES, "ends": ["<|e|>"]}],
     ids=["usual", "busy"],
 )
 @pytest.mark.parametrize(

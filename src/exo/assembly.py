@@ -22,15 +22,20 @@ from exo.engine import Engine
 from exo.engines import ENGINES, EngineOptions, others
 from exo.errors import ExoError
 from exo.http import (
+    anthropic_routes,
     cluster_routes,
     download_routes,
     ollama_routes,
     openai_routes,
+    responses_routes,
     service_routes,
     shard_routes,
+    token_routes,
 )
 from exo.http.app import build
+from exo.http.automatic import Automatic
 from exo.http.desk import Desk, Served
+from exo.http.kept_responses import KeptResponses
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
 from exo.http.tls import client_context, server_context
 from exo.http.upstream import Upstream
@@ -111,13 +116,16 @@ class Parts:
         npu = any(upstream.kind == "rkllm" for upstream in settings.upstreams)
         names = [name for name, engine in engines.items() if engine.unavailable() is None]
         self.metrics = Metrics(exo.__version__, (*names, "rkllm") if npu else (*names,))
-        limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, settings.silence)
+        limits = Limits(
+            settings.memory, settings.waiting, settings.idle_seconds, settings.silence, settings.silence_for
+        )
         self.speeds = Speeds()
         observers = _Observers(self.metrics, self.speeds)
         self.residency = Residency(self.engines, self.shelf, limits, observers, around.changed)
         self.metrics.watch_waiting(lambda: self.residency.waiting)
         self.upstreams = [
-            Upstream(each, silence=settings.silence, changed=around.changed) for each in settings.upstreams
+            Upstream(each, silence=settings.silence, silence_for=settings.silence_for, changed=around.changed)
+            for each in settings.upstreams
         ]
         self.node = LocalNode(
             id=settings.node_id,
@@ -133,9 +141,11 @@ class Parts:
             changed=around.changed,
             remedy=self.shelf.remedy,
         )
-        self._plan_with([engine for engine in self.engines if isinstance(engine, LayersEngine)])
+        self._plan_with(
+            {name: engine for name, engine in engines.items() if isinstance(engine, LayersEngine)}
+        )
 
-    def _plan_with(self, engines: Sequence[LayersEngine]) -> None:
+    def _plan_with(self, engines: Mapping[str, LayersEngine]) -> None:
         """How models are split over nodes, and layers of this one's for others."""
         settings, around = self._settings, self._around
         planner = Planner(
@@ -151,15 +161,7 @@ class Parts:
             settings.node_id, key=settings.http.key, secret=around.secret, tls=around.tls
         )
         self._pipeline = Pipeline(planner, credentials, around.addresses)
-        self.host = ShardHost(
-            planner,
-            self.residency,
-            {engine.name: engine.module for engine in engines},
-            self.shelf.pull_part,
-            kind=self._device.kind,
-            threads=settings.threads,
-            cache=settings.layers.cache,
-        )
+        self.host = ShardHost(planner, self.residency, engines, self.shelf.pull_part, kind=self._device.kind)
 
     async def _split(self, card: ModelCard, folder: Path) -> Split | None:
         return await self._pipeline(card, folder)
@@ -172,7 +174,11 @@ class Parts:
             url=self._url,
             version=exo.__version__,
             device=self._device,
-            cards=tuple(card for card, _ in self.shelf.on_disk.values() if self.residency.loads(card)),
+            cards=tuple(
+                card
+                for card, _ in (*self.shelf.on_disk.values(), *self.shelf.partial.values())
+                if card and self.residency.loads(card)
+            ),
             loaded=(),
             waiting=0,
             budget=settings.memory,
@@ -359,14 +365,28 @@ async def _serve(
         await parts.node.card(model)
     if why := parts.why_not_ready():
         log.warning("no chat can be served yet: %s", why)
-    desk = Desk(served, parts.metrics, http, parts.why_not_ready, secret, certified=peers is not None)
+    parts.node.check_limits()
+    choices = parts.metrics.choices
+    automatic = Automatic(settings.auto, lambda picked: choices.labels(picked.kind, picked.model).inc())
+    desk = Desk(
+        served,
+        parts.metrics,
+        http,
+        parts.why_not_ready,
+        secret,
+        certified=peers is not None,
+        automatic=automatic,
+    )
     app = build(
         desk,
         openai_routes.routes(),
+        responses_routes.routes(KeptResponses()),
         ollama_routes.routes(),
+        anthropic_routes.routes(),
         cluster_routes.routes(),
         download_routes.routes(parts.shelf),
         shard_routes.routes(parts.host),
+        token_routes.routes(),
         service_routes.routes(),
     )
     stop = stop_on_signals(desk)

@@ -12,10 +12,11 @@ goes through four stages in order, and each keeps back only what it cannot judge
        START --<think>--> REASONING --</think>--> ANSWER <--<tool_call>, </tool_call>--> CALL
          `-----anything else but whitespace--------^
 
-   (With `thinking`, that goes to REASONING too.) Kept back are a suffix that may still become the tag this
-   state waits for; whitespace that a tag would swallow (at the start, in reasoning, and in the answer if
-   there are tools); and a whole tool call, which is text again if it turns out to be none. The first
-   closing tag closes.
+   (With `thinking`, that goes to REASONING too.) The tags are those of the model's family. Kept back are a
+   suffix that may still become the tag this state waits for; whitespace that a tag would swallow (at the
+   start, in reasoning, and in the answer if there are tools); and a whole tool call, which is text again if
+   it turns out to be none; one that the model is held to comes out as it arrives. The first closing tag
+   closes.
 4. Stop strings, in the answer only: a suffix that may still become one. A tool call parts the answer, so no
    stop string reaches across it.
 
@@ -23,17 +24,23 @@ Wherever several strings are looked for, the one *completed* first wins, and of 
 character the one that started first. That is what reading character by character gives, so it is the same
 for every chunking, and a hit never waits to see whether a longer one follows.
 
+Where an answer or a call begins, the reader can be made to pause: what came behind is not read, and whoever
+feeds it has the model go on from there in another way (see `generation.writing`).
+
 Characters leave in the order they came, emitted or dropped. `_owners` holds, for each one in flight, the
 logprobs of the piece that brought it; the first character of a piece to be emitted takes them along.
 """
 
 import codecs
-import json
 import secrets
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
+from typing import NamedTuple
 
+import msgspec
+
+from exo import calls
 from exo.chat import Delta, Reasoning, Text, TokenLogprob, ToolCall
 
 
@@ -65,8 +72,34 @@ class _Finder:
         return nearest < len(self._strings) and self._strings[nearest].startswith(text)
 
 
-_THINK, _CALL, _END_CALL = "<think>", "<tool_call>", "</tool_call>"
-_THINK_ENDS, _CALL_BEGINS, _CALL_ENDS = _Finder(["</think>"]), _Finder([_CALL]), _Finder([_END_CALL])
+class Tags(NamedTuple):
+    """What begins and ends a thought."""
+
+    begin: str
+    end: str
+
+
+THINK = Tags("<think>", "</think>")
+_FAMILIES = (
+    THINK,
+    Tags("[THINK]", "[/THINK]"),  # Magistral
+    Tags("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    Tags("<thinking>", "</thinking>"),
+    Tags("<thought>", "</thought>"),
+    Tags("<reasoning>", "</reasoning>"),
+)
+
+
+def tags_of(template: str) -> Tags | None:
+    """The tags of the family whose chat template this is; None where it shows none."""
+    return next((tags for tags in _FAMILIES if tags.begin in template or tags.end in template), None)
+
+
+def opens_thoughts(model: str) -> bool:
+    """Whether a model is by its name of a family whose chat template opens the thought, so that answers of a
+    server that does not tell thoughts apart begin within one: DeepSeek's R1 and Qwen's QwQ."""
+    return any(family in model.lower() for family in ("deepseek-r1", "qwq"))
 
 
 class _In(Enum):
@@ -79,18 +112,21 @@ class _In(Enum):
 class Channels:
     """The deltas of one answer.
 
-    `thinking` says that the prompt has already opened the reasoning. `ends` and `hidden` are special tokens
-    as the engine spells them (never the tags above); an engine that does not spell them out passes none,
-    so that a user may ask about "</s>". With `tools`, tool calls are recognised; else their tags are text.
-    `raw` says that the text continues one that is no chat, so that no thought opens it.
+    `thinking` says that the prompt has already opened the reasoning, whose tags are `tags`. `ends` and
+    `hidden` are special tokens as the engine spells them (never the tags above); an engine that does not
+    spell them out passes none, so that a user may ask about "</s>". Calls are recognised where they are
+    written in `style`, as far as they come from a model that is held to it where `held`; without a style
+    their tags are text. `raw` says that the text continues one that is no chat, so that no thought opens it.
     """
 
     def __init__(
         self,
         *,
         stop: Sequence[str] = (),
-        tools: bool = False,
+        style: calls.Style | None = None,
+        held: bool = False,
         thinking: bool = False,
+        tags: Tags = THINK,
         ends: Sequence[str] = (),
         hidden: Sequence[str] = (),
         raw: bool = False,
@@ -101,12 +137,23 @@ class Channels:
         """Tokens fed while in the reasoning; the closing tag's is one of them, the opening tag's not."""
         self.called = False
         """At least one tool call came out."""
-        self._tools, self._thinking, self._ends = tools, thinking, frozenset(ends)
+        self.pause_at_answer = self.pause_at_call = False
+        """Whether to pause where the answer begins, thought or not, and behind what opens a call."""
+        self.paused = False
+        """Nothing is read before this is set back."""
+        self._thinking, self._tags, self._ends = thinking, tags, frozenset(ends)
+        self._style, self._held = style, held
         self._specials, self._stops = _Finder([*ends, *hidden]), _Finder(stop)
-        self._watched = self._specials.firsts | self._stops.firsts | (_CALL_BEGINS.firsts if tools else set())
+        self._thought_ends = _Finder([tags.end])
+        self._call_begins = _Finder(style.openings if style else ())
+        self._call_ends = _Finder([style.closing] if style else ())
+        self._watched = self._specials.firsts | self._stops.firsts | self._call_begins.firsts
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._channel = _In.ANSWER if raw else _In.START
         self._skips = False  # whitespace is dropped until something else comes
+        self._fresh = True  # nothing has been said
+        self._read_so_far: list[str] = []
+        self._reader: calls.Reader | None = None
         self._calls = 0
         self._out: list[Delta] = []
         self._owners: list[list[TokenLogprob]] = []
@@ -114,9 +161,25 @@ class Channels:
         # Held back, the oldest first:
         self._stop = ""
         self._spaces: list[str] = []
-        self._body: list[str] = []  # of a tool call; its opening tag stands between the spaces and it
+        self._opening = ""  # of a tool call; it stands between the spaces and the body
+        self._body: list[str] = []
         self._tag = ""
         self._special = ""
+
+    @property
+    def before_answer(self) -> bool:
+        """Whether all that came yet is thought, if anything."""
+        return self._channel in (_In.START, _In.REASONING)
+
+    @property
+    def reasons(self) -> bool:
+        """Whether a thought is open."""
+        return self._channel is _In.REASONING or (self._channel is _In.START and self._thinking)
+
+    @property
+    def read(self) -> str:
+        """All the text that was read, tags and all, up to where it paused."""
+        return "".join(self._read_so_far)
 
     def feed(
         self, piece: str | bytes, *, tokens: int = 1, logprobs: Sequence[TokenLogprob] = ()
@@ -125,14 +188,15 @@ class Channels:
 
         One answer's pieces are all bytes or all str; a str piece ends a character that bytes left open.
         """
-        if self.stopped:
+        if self.stopped or self.paused:
             return []
-        if self._channel is _In.REASONING or (self._channel is _In.START and self._thinking):
+        if self.reasons:
             self.reasoning_tokens += tokens
         if isinstance(piece, bytes):
             text = self._decoder.decode(piece)
         else:
             text = self._decoder.decode(b"", final=True) + piece
+        self._read_so_far.append(text)
         if self._is_plain(text):
             return [Text(text, tuple(logprobs))]
         self._owner.extend(logprobs)
@@ -156,7 +220,7 @@ class Channels:
             self._channel is _In.ANSWER
             and not (self._owners or self._owner or self._skips or not text)
             and self._watched.isdisjoint(text)
-            and not (self._tools and text[-1].isspace())
+            and not (self._style and (self._fresh or text[-1].isspace()))
         )
 
     # Stage 2: special tokens
@@ -172,7 +236,10 @@ class Channels:
             before, special, text = self._specials.cut(text)
             at = in_flight + len(before)
             del self._owners[at : at + len(special)]
-            self._route(before)
+            unread = self._route(before)
+            if self.paused:
+                self._forget(unread + special + text)
+                return
             if not special:
                 self._special = text
                 return
@@ -182,8 +249,18 @@ class Channels:
                 self.stopped = True
                 return
 
+    def _forget(self, unread: str) -> None:
+        """What came behind the place of the pause has never been."""
+        read = self.read
+        self._read_so_far = [read[: len(read) - len(unread)]]
+        self._special = self._tag = ""
+        self._decoder.reset()
+        self._owners.clear()
+        self._owner = []
+
     def _flush(self) -> None:
         """The text ends here: what every stage holds back goes on as if nothing could follow."""
+        self.pause_at_answer = self.pause_at_call = False
         self._route(self._special)
         if self.stopped:
             return
@@ -192,7 +269,7 @@ class Channels:
             self._leave_start()
         if self._channel is _In.REASONING:
             self._think(self._take_spaces() + rest)
-        elif self._channel is _In.CALL:
+        elif self._channel is _In.CALL and not self._reader:
             self._body.append(rest)
             self._close_call("")
         else:
@@ -201,9 +278,10 @@ class Channels:
 
     # Stage 3: channels
 
-    def _route(self, text: str) -> None:
+    def _route(self, text: str) -> str:
+        """Returns what is not read, as it stands behind the place of a pause."""
         text, self._tag = self._tag + text, ""
-        while text and not self.stopped:
+        while text and not self.stopped and not self.paused:
             if self._skips:
                 kept = text.lstrip()
                 self._drop(len(text) - len(kept))
@@ -216,53 +294,86 @@ class Channels:
                 text = self._answer(text)
             else:
                 text = self._call(text)
+        return text
 
     # Each state takes text and returns the rest that is the next state's.
 
     def _start(self, text: str) -> str:
         body = text.lstrip()
         self._spaces.append(text[: len(text) - len(body)])
-        if body.startswith(_THINK):
-            self._drop(len(self._take_spaces() + _THINK))
+        begin = self._tags.begin
+        if body.startswith(begin):
+            self._drop(len(self._take_spaces() + begin))
             self._channel, self._skips = _In.REASONING, True
-            return body[len(_THINK) :]
-        if _THINK.startswith(body):
+            return body[len(begin) :]
+        if begin.startswith(body):
             self._tag = body
             return ""
         self._leave_start()
+        if self.paused:
+            return self._take_spaces() + body
         return body
 
     def _leave_start(self) -> None:
         """There is no opening tag."""
-        self._channel = _In.ANSWER
         if self._thinking:
             self._channel = _In.REASONING
             self._drop(len(self._take_spaces()))
+        else:
+            self._begin_answer()
+
+    def _begin_answer(self) -> None:
+        self._channel, self.paused, self.pause_at_answer = _In.ANSWER, self.pause_at_answer, False
 
     def _reason(self, text: str) -> str:
-        before, tag, rest = self._seek(_THINK_ENDS, text)
+        before, tag, rest = self._seek(self._thought_ends, text)
         self._think(self._but_last_spaces(before))
         if tag:
             self._drop(len(self._take_spaces() + tag))
-            self._channel, self._skips = _In.ANSWER, True
+            self._skips = True
+            self._begin_answer()
         return rest
 
     def _answer(self, text: str) -> str:
-        if not self._tools:
+        style = self._style
+        if not style or not (style.anywhere or self._fresh):
             self._say(self._take_spaces() + text)
             return ""
-        before, tag, rest = self._seek(_CALL_BEGINS, text)
+        before, tag, rest = self._seek(self._call_begins, text)
+        if before.strip() and not style.anywhere:
+            # It does not begin with a call, so there is none.
+            self._fresh, self._tag = False, ""
+            self._say(self._take_spaces() + text)
+            return ""
         self._say(self._but_last_spaces(before))
         if tag:
-            self._channel = _In.CALL
+            self._begin_call(tag)
         return rest
 
+    def _begin_call(self, opening: str) -> None:
+        self._channel, self._opening, self.paused = _In.CALL, opening, self.pause_at_call
+        if self._held and self._style:
+            self._release_stop()
+            self._drop(len(self._take_spaces() + opening))
+            self._reader = calls.Reader(self._style)
+
     def _call(self, text: str) -> str:
-        before, tag, rest = self._seek(_CALL_ENDS, text)
+        if self._reader:
+            self._drop(len(text))
+            for delta in self._reader.feed(text):
+                self._call_delta(delta)
+            return ""
+        before, tag, rest = self._seek(self._call_ends, text)
         self._body.append(before)
         if tag:
             self._close_call(tag)
         return rest
+
+    def _call_delta(self, delta: ToolCall) -> None:
+        """A piece of a call that the model is held to; the first of each gets an id."""
+        id = _new_id() if delta.name else ""
+        self._out.append(msgspec.structs.replace(delta, id=id))
+        self.called = True
 
     def _seek(self, tags: _Finder, text: str) -> tuple[str, str, str]:
         before, tag, rest = tags.cut(text)
@@ -272,17 +383,17 @@ class Channels:
 
     def _close_call(self, tag: str) -> None:
         body, self._body = "".join(self._body), []
-        written = self._take_spaces() + _CALL + body + tag
+        written = self._take_spaces() + self._opening + body + tag
         self._channel = _In.ANSWER
-        call = _parse_call(body)
-        if call is None:
+        found = calls.parse(self._style, self._opening, body) if self._style else None
+        if found is None:
             self._say(written)
             return
         self._release_stop()
         self._drop(len(written))
-        name, arguments = call
-        self._out.append(ToolCall(self._calls, "call_" + secrets.token_hex(12), name, arguments))
-        self._calls += 1
+        for name, arguments in found:
+            self._out.append(ToolCall(self._calls, _new_id(), name, arguments))
+            self._calls += 1
         self.called = self._skips = True
 
     def _take_spaces(self) -> str:
@@ -310,6 +421,7 @@ class Channels:
     def _emit(self, text: str) -> None:
         if not text:
             return
+        self._fresh = self._fresh and text.isspace()
         logprobs: list[TokenLogprob] = []
         for owner in self._owners[: len(text)]:
             logprobs += owner
@@ -326,16 +438,5 @@ class Channels:
         del self._owners[:characters]
 
 
-def _parse_call(body: str) -> tuple[str, str] | None:
-    """Name and arguments of a Hermes-style call; None if `body` is none, or cannot be passed on as JSON."""
-    try:
-        call = json.loads(body)
-        name = call["name"]
-        arguments = call["arguments"] if "arguments" in call else call["parameters"]
-        if not (name and isinstance(name, str) and isinstance(arguments, dict)):
-            return None
-        compact = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        (name + compact).encode()  # half of a surrogate pair would break the wire
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return name, compact
+def _new_id() -> str:
+    return "call_" + secrets.token_hex(12)

@@ -5,12 +5,15 @@ whole cluster. Adding an engine means writing `Engine` and `LoadedModel` in one 
 from `engines/scripted.py`) and one row in its table.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.errors import BadRequest
 
 
 class Responder(Protocol):
@@ -31,6 +34,56 @@ class Embedder(Protocol):
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Turns each text into a vector; raises a kind of `errors.ExoError` as `respond` does."""
         ...
+
+
+class SpellRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """These tokens of a model's vocabulary are wanted in writing. `id`, `client` and `via` are as in
+    `ChatRequest`."""
+
+    model: str
+    tokens: tuple[int, ...]
+    id: str = ""
+    client: str = ""
+    via: str = ""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Counts and shows the tokens of a text without answering it: this takes none of a model's slots."""
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        """The prompt as the model would read it: `messages` through the template, up to the beginning of the
+        answer, or `prompt` as it stands.
+
+        What the engine begins every text with comes first; without `begin` it is left out before a `prompt`.
+        However long it is, a prompt that does not fit into the context has its tokens, too. Raises a kind of
+        `errors.ExoError` as `respond` does.
+        """
+        ...
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        """What is written for each token, special ones as well; one may begin or end within a character.
+        Joined they are the text. A server that does not tell tokens apart gives the whole text as one.
+
+        Raises `BadRequest` naming a token beyond the vocabulary, and else as `respond` does.
+        """
+        ...
+
+
+def spelled(pieces: Sequence[bytes]) -> str:
+    """The text of `pieces`; what is no whole character is U+FFFD."""
+    return b"".join(pieces).decode(errors="replace")
+
+
+def check_tokens(request: SpellRequest, vocabulary: int) -> None:
+    """Raises `BadRequest` naming the first token that is not among so many."""
+    for place, token in enumerate(request.tokens):
+        if not 0 <= token < vocabulary:
+            raise BadRequest(
+                f"tokens[{place}]: token {token} is not in the vocabulary of '{request.model}', which has "
+                f"{vocabulary}",
+                param=f"tokens[{place}]",
+            )
 
 
 class LoadedModel(Responder, Protocol):

@@ -80,6 +80,12 @@ class Metrics:
             ["when"],
             registry=r,
         )
+        self.choices = Counter(
+            "exo_auto_choices",
+            "Requests that left the choice of a model to this node, 'quick' or 'reasoning'.",
+            ["kind", "model"],
+            registry=r,
+        )
         self.models = Gauge("exo_model_info", "1 for each model in memory.", ["model"], registry=r)
         self.loads = Histogram(
             "exo_model_load_seconds", "Time to load a model.", ["model"], buckets=_SECONDS, registry=r

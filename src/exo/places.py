@@ -1,6 +1,8 @@
 """What the residency keeps of each request that waits, and of each model in memory."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from exo.engine import LoadedModel
 from exo.errors import ExoError
@@ -33,6 +35,9 @@ class Place:
         self.used = 0
         self.idle_since = 0.0
         self.gone = asyncio.Event()
+        self._readers = 0
+        self._unread = asyncio.Event()
+        self._unread.set()
 
     @property
     def slots(self) -> int:
@@ -41,6 +46,24 @@ class Place:
     @property
     def idle(self) -> bool:
         return self.state == "ready" and self.running == 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Marks that something is looked up in the model. That takes none of its slots, and may go on when
+        the model is to leave: whoever unloads it waits for `unread` first."""
+        self._readers += 1
+        self._unread.clear()
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            self.idle_since = asyncio.get_running_loop().time()
+            if not self._readers:
+                self._unread.set()
+
+    async def unread(self) -> None:
+        """Returns once nobody looks anything up in it."""
+        await self._unread.wait()
 
     def leaves_at(self) -> float | None:
         """When it has been idle too long; None while it is busy, or may stay for ever."""

@@ -16,9 +16,19 @@ import msgspec
 import exo
 from exo.devices import detect
 from exo.errors import ExoError
-from exo.http import cluster_routes, ollama_routes, openai_routes, rkllama_routes, service_routes
+from exo.http import (
+    anthropic_routes,
+    cluster_routes,
+    ollama_routes,
+    openai_routes,
+    responses_routes,
+    rkllama_routes,
+    service_routes,
+    token_routes,
+)
 from exo.http.app import build
 from exo.http.desk import Desk
+from exo.http.kept_responses import KeptResponses
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
 from exo.node import LocalNode
 from exo.residency import Limits, Residency
@@ -88,8 +98,11 @@ async def run(settings: Settings) -> None:
             desk,
             openai_routes.routes(prefixes=("/v1",)),
             ollama_routes.routes(),
+            anthropic_routes.routes(),
+            responses_routes.routes(KeptResponses(), prefixes=("/v1",)),
             rkllama_routes.routes(),
             cluster_routes.routes(),
+            token_routes.routes(),
             service_routes.routes(),
         )
         app.on_response_prepare.append(metrics.answered)

@@ -23,14 +23,11 @@ from pathlib import Path
 import msgspec
 
 from exo.cards import ModelCard
-from exo.channels import Channels
 from exo.chat import (
     ChatRequest,
     Delta,
     Embeddings,
     EmbedRequest,
-    Finished,
-    FinishReason,
     Sampling,
     Timings,
     TokenLogprob,
@@ -38,11 +35,12 @@ from exo.chat import (
     filled,
     named,
 )
-from exo.engine import LoadedModel
+from exo.engine import LoadedModel, SpellRequest, check_tokens
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
-from exo.generation.constraints import grammar
-from exo.generation.resume import take_up
+from exo.generation.reading import prompt_of
 from exo.generation.templates import ChatTemplate
+from exo.generation.vocabulary import Vocabulary
+from exo.generation.writing import Ended, Piece, Run, answer
 from rkllama.models import modelfile
 from rkllama.models.catalogue import Entry, Models
 from rkllama.models.families import template_for
@@ -141,6 +139,7 @@ class RkllmModel:
         self._on_answer = on_answer
         self._loaded_with = _runs_with(entry.card.sampling)
         self._template: ChatTemplate | None = None
+        self._vocabulary: Vocabulary | None = None
         self._prefill_speed = _SLOWEST_PREFILL  # tokens per second, the slowest seen
 
     def __repr__(self) -> str:
@@ -156,32 +155,33 @@ class RkllmModel:
         return self._process.alive
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        prompt, thinking = self._prompt(request)
-        raw = request.prompt is not None
-        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
-        if request.so_far:
-            prompt += take_up(request.so_far, channels, opened=thinking)
-        clock = _Clock()
-        async with aclosing(self._events(self._ask(request, prompt), prompt)) as events:
+        template = self._chat_template() if request.prompt is None else None
+        # Drawn from logits, a call would have the whole prompt read again.
+        async with aclosing(answer(request, template, self._generate, holds_calls=False)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _generate(
+        self, request: ChatRequest, run: Run, enough: Callable[[], bool]
+    ) -> AsyncGenerator[Piece | Ended, None]:
+        clock, heard = _Clock(), False
+        async with aclosing(self._events(self._ask(request, run), run.prompt)) as events:
             async for event in events:
                 match event:
-                    case Token() | Waiting() if channels.stopped:
+                    case Token() | Waiting() if heard:
                         clock.unwanted += 1  # made before the runtime heeded the abort
                     case Waiting():
                         clock.token()
-                        channels.feed(b"")
+                        yield Piece(b"")
                     case Token():
                         clock.token()
                         self._check(event)
-                        for delta in channels.feed(event.text, logprobs=_logprobs(event)):
-                            yield delta
-                        if channels.stopped:
+                        yield Piece(event.text, logprobs=_logprobs(event))
+                        if heard := enough():
                             self._process.abort()
                     case asks.Finished():
-                        for delta in channels.finish():
-                            yield delta
                         self._on_answer(clock.seconds())
-                        yield self._finished(event, channels, clock)
+                        yield self._ended(event, clock, cut=event.cut and not heard)
                     case _:
                         raise EngineFailed(f"the runtime answered a chat with {type(event).__name__}")
 
@@ -195,38 +195,63 @@ class RkllmModel:
                         tokens += event.tokens
         return Embeddings(tuple(vectors), tokens)
 
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        """As the tokenizer.json beside the model has them, which begins no text by itself.
+
+        Whether the runtime puts a token of its own before a text could not be verified without the hardware;
+        the chat templates write theirs.
+        """
+        template = self._chat_template() if request.prompt is None else None
+        return (await self._read_vocabulary()).encode(await prompt_of(request, template))
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        vocabulary = await self._read_vocabulary()
+        check_tokens(request, vocabulary.size)
+        return tuple(map(vocabulary.spelled, request.tokens))
+
     async def unload(self) -> None:
         await self._process.stop()
 
-    def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
-        if request.prompt is not None:
-            return request.prompt, False
+    async def _read_vocabulary(self) -> Vocabulary:
+        """Read here when it is first wanted, as the model's process can say nothing while it answers."""
+        if self._vocabulary is None:
+            folder = self._entry.beside
+            if not (folder / "tokenizer.json").is_file():
+                raise BadRequest(
+                    f"the NPU runtime does not tell its tokens: put the tokenizer.json of "
+                    f"'{self._entry.card.id}' into {folder}",
+                    param="model",
+                )
+            self._vocabulary = await asyncio.to_thread(Vocabulary.read, folder)
+        return self._vocabulary
+
+    def _chat_template(self) -> ChatTemplate:
         if self._template is None:
             entry = self._entry
             found = template_for(
                 entry.beside, entry.modelfile.template, entry.card.id, entry.modelfile.hub, entry.file.name
             )
             self._template = ChatTemplate(found.source, bos=found.bos, eos=found.eos)
-        return self._template.render(request)
+        return self._template
 
-    def _ask(self, request: ChatRequest, prompt: str) -> AnyAsk:
+    def _ask(self, request: ChatRequest, run: Run) -> AnyAsk:
         """As the runtime's own run where it can do what is asked, else token by token."""
-        form = grammar(request)
-        wanted = request.sampling
-        beyond = self._beyond_the_runtime(request)
+        wanted = msgspec.structs.replace(request.sampling, max_tokens=run.limit)
+        beyond = self._beyond_the_runtime(request, run)
         if beyond is None:
             sampling = (
                 msgspec.structs.replace(wanted, max_tokens=None) if self._process.samples_per_run else None
             )
-            return Ask(inputs=(Prompt(prompt),), sampling=sampling, max_tokens=wanted.max_tokens)
+            return Ask(inputs=(Prompt(run.prompt),), sampling=sampling, max_tokens=wanted.max_tokens)
         folder = self._entry.beside
         has_logits = self._process.release != str(Release.V1_1)
         if has_logits and (folder / "tokenizer.json").is_file():
             return Stepwise(
-                prompt=prompt,
+                prompt=run.prompt,
                 vocabulary=folder,
                 sampling=filled(wanted, self._loaded_with),
-                form=form,
+                form=run.form,
+                tags=run.tags,
                 logprobs=request.logprobs,
             )
         remedies = [f"install release {Release.V1_2_0} or later"] if not has_logits else []
@@ -239,13 +264,13 @@ class RkllmModel:
             param=beyond,
         )
 
-    def _beyond_the_runtime(self, request: ChatRequest) -> str | None:
+    def _beyond_the_runtime(self, request: ChatRequest, run: Run) -> str | None:
         """The parameter that the runtime itself cannot honour, if there is one."""
         wanted = request.sampling
-        if request.json_schema is not None:
-            return "response_format"
-        if request.grammar is not None:
-            return "grammar"
+        if run.form is not None:
+            if request.must_call:
+                return "tool_choice"
+            return "grammar" if request.json_schema is None else "response_format"
         if request.logprobs is not None:
             return "logprobs"
         for name in ("seed", "min_p", "logit_bias"):
@@ -293,25 +318,17 @@ class RkllmModel:
                 "mends for some models"
             )
 
-    def _finished(self, end: asks.Finished, channels: Channels, clock: "_Clock") -> Finished:
-        reason: FinishReason = "length" if end.cut and not channels.stopped else "stop"
-        if channels.called:
-            reason = "tool_calls"
+    def _ended(self, end: asks.Finished, clock: "_Clock", *, cut: bool) -> Ended:
         evaluated = end.perf.prefill_tokens if end.perf else 0
         # At the end the cache holds every token of prompt and answer, but for the last of an answer broken
         # off, perhaps; of the prompt's, `evaluated` were new.
         prompt = max(evaluated, (end.context_tokens or 0) - clock.tokens - clock.unwanted)
-        usage = Usage(
-            prompt,
-            clock.tokens,
-            min(channels.reasoning_tokens, clock.tokens),
-            prompt - evaluated if evaluated else 0,
-        )
+        usage = Usage(prompt, clock.tokens, cached_tokens=prompt - evaluated if evaluated else 0)
         if end.perf is None or not end.perf.prefill_seconds:
-            return Finished(reason, usage, clock.timings())
+            return Ended(cut, usage, clock.timings())
         if evaluated >= _TELLING_PREFILL:
             self._prefill_speed = min(self._prefill_speed, evaluated / end.perf.prefill_seconds)
-        return Finished(reason, usage, Timings(end.perf.prefill_seconds, end.perf.generate_seconds))
+        return Ended(cut, usage, Timings(end.perf.prefill_seconds, end.perf.generate_seconds))
 
 
 class _Clock:

@@ -84,7 +84,8 @@ class Exo(_There):
         return sorted(node["id"] for node in (cluster["me"], *cluster["peers"]))
 
     def models(self) -> list[str]:
-        return sorted(model["id"] for model in self.get("/v1/models").json()["data"])
+        listed = {model["id"] for model in self.get("/v1/models").json()["data"]}
+        return sorted(listed - {"auto"})
 
     def sees(self, *others: "Exo") -> None:
         """Waits until it lists just these nodes besides itself."""

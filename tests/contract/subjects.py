@@ -15,7 +15,7 @@ from exo.chat import ChatRequest, Message, Sampling, Text
 from exo.engine import Responder
 from exo.engines.llamacpp import LlamaCppEngine
 from exo.engines.scripted import Script, ScriptedModel
-from exo.http import openai_routes
+from exo.http import openai_routes, token_routes
 from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.remote import Remote
@@ -124,7 +124,9 @@ async def _server(ground: Ground) -> AsyncIterator[str]:
             HttpSettings(),
             lambda: None,
         )
-        async with TestServer(build(desk, openai_routes.routes()), handler_cancellation=True) as server:
+        async with TestServer(
+            build(desk, openai_routes.routes(), token_routes.routes()), handler_cancellation=True
+        ) as server:
             yield str(server.make_url("")).rstrip("/")
 
 

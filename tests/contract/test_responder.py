@@ -4,6 +4,7 @@ A new engine adds itself to `subjects.SUBJECTS` and passes, or is not done.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,10 +13,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from exo.chat import Reasoning, Sampling, SoFar, Text
+from exo.chat import Reasoning, Sampling, SoFar, Text, Tool, ToolCall
 from exo.errors import ContextLengthExceeded
 from tests.contract.subjects import SUBJECTS, Ground, Subject
 from tests.doubles import answer, finished, reasoning, text
+
+_THINKING = [name for name in SUBJECTS if name != "scripted"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -108,7 +111,7 @@ async def test_a_prompt_beyond_the_context_is_refused(subject: Subject) -> None:
     assert finished(await answer(subject.responder, subject.request()))
 
 
-@pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != "scripted"], indirect=True)
+@pytest.mark.parametrize("subject", _THINKING, indirect=True)
 async def test_thinking_comes_before_the_answer_and_counts(subject: Subject) -> None:
     deltas = await answer(subject.responder, subject.request("What is 14 + 27?", thinking=True))
     kinds = [type(delta).__name__ for delta in deltas]
@@ -116,6 +119,53 @@ async def test_thinking_comes_before_the_answer_and_counts(subject: Subject) -> 
     assert "=" in reasoning(deltas)
     assert "think>" not in reasoning(deltas) + text(deltas)
     assert 0 < finished(deltas).usage.reasoning_tokens < finished(deltas).usage.completion_tokens
+
+
+# Short, as one of the subjects has a small context.
+TOOLS = (
+    Tool("now"),
+    Tool(
+        "roll", "", {"properties": {"n": {"enum": [6, 20]}}, "required": ["n"], "additionalProperties": False}
+    ),
+)
+
+
+@pytest.mark.parametrize("subject", _THINKING, indirect=True)
+async def test_a_thought_ends_with_its_budget_and_an_answer_follows(subject: Subject) -> None:
+    deltas = await answer(
+        subject.responder, subject.request("What is 114 + 327?", thinking=True, thinking_budget=6)
+    )
+    assert finished(deltas).usage.reasoning_tokens == 6
+    assert 0 < len(reasoning(deltas)) < 20
+    assert text(deltas)
+    assert "think>" not in text(deltas)
+    assert finished(deltas).reason == "stop"
+    assert finished(deltas).usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("subject", _THINKING, indirect=True)
+async def test_a_call_that_has_to_be_made_is_made_to_its_schema(subject: Subject, thinking: bool) -> None:
+    asked = {"tools": TOOLS, "must_call": ("roll",), "parallel_calls": False, "thinking": thinking}
+    deltas = await answer(subject.responder, subject.request("What is 14 + 27?", **asked))
+    calls = [delta for delta in deltas if isinstance(delta, ToolCall)]
+    assert "".join(call.name for call in calls) == "roll"
+    assert json.loads("".join(call.arguments for call in calls)) in ({"n": 6}, {"n": 20})
+    assert [bool(call.id) for call in calls] == [True, *[False] * (len(calls) - 1)]
+    assert text(deltas) == ""
+    assert bool(reasoning(deltas)) == thinking
+    assert finished(deltas).reason == "tool_calls"
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("subject", _THINKING, indirect=True)
+async def test_an_answer_keeps_to_a_schema_behind_a_thought_too(subject: Subject, thinking: bool) -> None:
+    schema = {"type": "array", "items": {"enum": ["yes", "no"]}, "minItems": 2, "maxItems": 3}
+    deltas = await answer(
+        subject.responder, subject.request("What is 14 + 27?", json_schema=schema, thinking=thinking)
+    )
+    assert 2 <= len(json.loads(text(deltas))) <= 3
+    assert bool(reasoning(deltas)) == thinking
 
 
 @pytest.mark.parametrize("thinking", [False, True])

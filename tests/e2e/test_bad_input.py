@@ -102,7 +102,7 @@ NOT_A_CHAT: dict[str, tuple[object, str | None]] = {
         chat_with(tools=[{"type": "function", "function": {}}]),
         "tools[0].function.name",
     ),
-    "forced tool": (chat_with(tool_choice="required"), "tool_choice"),
+    "forced tool without tools": (chat_with(tool_choice="required"), "tool_choice"),
     "functions": (chat_with(functions=[]), "functions"),
     "unknown key": (chat_with(temprature=1), "temprature"),
     "contradiction": (chat_with(max_tokens=1, max_completion_tokens=2), "max_completion_tokens"),

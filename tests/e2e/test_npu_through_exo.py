@@ -74,7 +74,7 @@ def idle(pair: Pair) -> Iterator[None]:
 
 def test_its_models_have_the_names_they_always_had(pair: Pair) -> None:
     listed = [model["id"] for model in pair.node.get("/v1/models").json()["data"]]
-    assert sorted(listed) == ["other", MODEL]
+    assert sorted(listed) == ["auto", "other", MODEL]
 
 
 def test_the_whole_conversation_is_answered(pair: Pair) -> None:

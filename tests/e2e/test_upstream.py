@@ -46,7 +46,8 @@ def near(start: Start, far: Far) -> Node:
 
 
 def models(node: Node) -> set[str]:
-    return {model["id"] for model in node.get("/v1/models").json()["data"]}
+    """Those that are any model's own name."""
+    return {model["id"] for model in node.get("/v1/models").json()["data"]} - {"auto"}
 
 
 def kind(reply: Reply) -> tuple[int, str, str, str | None]:

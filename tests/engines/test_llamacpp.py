@@ -170,9 +170,28 @@ async def test_a_grammar_that_does_not_parse_is_refused(model: LoadedModel) -> N
     assert refused.value.param == "grammar"
 
 
-async def test_thinking_and_a_schema_exclude_each_other(model: LoadedModel) -> None:
-    with pytest.raises(BadRequest, match="exclude each other"):
-        await answer(model, ask(json_schema=SCHEMAS["choice"], thinking=True))
+async def test_a_form_that_llama_cpp_drops_is_refused_and_not_left_out(model: LoadedModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"v": {"type": "string", "format": "uri"}},
+        "required": ["v"],
+        "additionalProperties": False,
+    }
+    with pytest.raises(BadRequest, match="does not enforce the schema") as refused:
+        await answer(model, ask(json_schema=schema))
+    assert refused.value.param == "response_format"
+    assert text(await answer(model, ask()))
+
+
+async def test_an_answer_in_several_runs_reads_its_prompt_once(model: LoadedModel) -> None:
+    tool = Tool("now", "The time.", {"properties": {"zone": {"enum": ["CET"]}}, "required": ["zone"]})
+    asked = ask("What is 145 + 278?", tools=(tool,), must_call=("now",), thinking=True)
+    alone = finished(await answer(model, ask("What is 145 + 278?", tools=(tool,), thinking=True)))
+    called = finished(await answer(model, asked))
+    assert called.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert called.usage.reasoning_tokens == alone.usage.reasoning_tokens
+    assert called.usage.completion_tokens > called.usage.reasoning_tokens
+    assert called.timings.decode > 0
 
 
 async def test_a_prompt_is_continued_without_a_template(model: LoadedModel) -> None:

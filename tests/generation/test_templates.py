@@ -2,7 +2,7 @@ import pytest
 
 from exo.chat import ChatRequest, Message, Tool, ToolCall
 from exo.errors import BadRequest, EngineFailed
-from exo.generation.templates import ChatTemplate
+from exo.generation.templates import ChatTemplate, Rendered, soft_switch
 
 PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
 SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
@@ -16,30 +16,72 @@ def ask(*messages: Message, **fields: object) -> ChatRequest:
 
 def test_the_whole_conversation_is_rendered() -> None:
     turns = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?"))
-    prompt, opened = ChatTemplate(PLAIN).render(ask(*turns, Message("user", "Bye")))
-    assert prompt == "[system] Be brief.\n[user] Hi\n[assistant] Yes?\n[user] Bye\n[assistant]"
-    assert not opened
+    rendered = ChatTemplate(PLAIN).render(ask(*turns, Message("user", "Bye")))
+    assert rendered.prompt == "[system] Be brief.\n[user] Hi\n[assistant] Yes?\n[user] Bye\n[assistant]"
+    assert not rendered.opened
+    assert not rendered.may_think
 
 
 def test_thinking_is_switched_where_the_template_can() -> None:
     template = ChatTemplate(SWITCHED)
-    assert template.render(ask())[0].endswith("[assistant]")
-    assert template.render(ask(thinking=True))[0].endswith("[assistant]")
-    assert template.render(ask(thinking=False))[0].endswith("[assistant]<think></think>")
+    assert template.render(ask()).prompt.endswith("[assistant]")
+    assert template.render(ask(thinking=True)).prompt.endswith("[assistant]")
+    assert template.render(ask(thinking=False)).prompt.endswith("[assistant]<think></think>")
+    assert [template.render(ask(thinking=wish)).may_think for wish in (None, True, False)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "thinks", "shown"),
+    [
+        ("/no_think Hi", False, "Hi"),
+        ("Hi /no_think", False, "Hi"),
+        ("Hi /think\n", True, "Hi"),
+        ("/no_think", False, ""),
+        ("Hi /think /no_think", False, "Hi /think"),
+        ("what does /no_think mean?", None, "what does /no_think mean?"),
+        ("a/think", None, "a/think"),
+    ],
+)
+def test_a_word_in_the_question_switches_the_thinking(text: str, thinks: bool | None, shown: str) -> None:
+    template = ChatTemplate(SWITCHED)
+    rendered = template.render(ask(Message("user", text)))
+    assert rendered.prompt.startswith(f"[user] {shown}\n[assistant]")
+    assert rendered.may_think == (thinks is not False)
+    assert soft_switch([Message("user", text)]) is thinks
+
+
+def test_the_last_word_counts_and_the_request_more() -> None:
+    turns = (Message("user", "Hi /no_think"), Message("assistant", "/think"), Message("user", "Why? /think"))
+    template = ChatTemplate(SWITCHED)
+    assert template.render(ask(*turns)).prompt == "[user] Hi\n[assistant] /think\n[user] Why?\n[assistant]"
+    assert not template.render(ask(*turns, thinking=False)).may_think
+
+
+def test_a_model_without_a_switch_is_shown_the_words() -> None:
+    assert "Hi /no_think" in ChatTemplate(ALWAYS).render(ask(Message("user", "Hi /no_think"))).prompt
 
 
 def test_an_opened_thought_is_told() -> None:
-    assert ChatTemplate(ALWAYS).render(ask()) == ("[user] Hi\n[assistant]<think>\n", True)
+    assert ChatTemplate(ALWAYS).render(ask()) == Rendered(
+        "[user] Hi\n[assistant]<think>\n", opened=True, may_think=True
+    )
 
 
-def test_a_fixed_form_leaves_no_room_for_a_thought() -> None:
+def test_a_fixed_form_comes_without_a_thought_unless_one_is_wished_for() -> None:
     schema = {"type": "integer"}
-    assert ChatTemplate(SWITCHED).render(ask(json_schema=schema))[0].endswith("<think></think>")
-    prompt, opened = ChatTemplate(ALWAYS).render(ask(json_schema=schema))
-    assert prompt.endswith("<think>\n\n</think>\n\n")
-    assert not opened
-    with pytest.raises(BadRequest, match="exclude each other"):
-        ChatTemplate(SWITCHED).render(ask(json_schema=schema, thinking=True))
+    assert ChatTemplate(SWITCHED).render(ask(json_schema=schema)).prompt.endswith("<think></think>")
+    assert ChatTemplate(SWITCHED).render(ask(json_schema=schema, thinking=True)).may_think
+    assert ChatTemplate(ALWAYS).render(ask(json_schema=schema)).opened
+
+
+def test_a_template_is_given_the_thoughts_of_earlier_answers() -> None:
+    source = PLAIN.replace("{{ m.content }}", "({{ m.reasoning_content }}) {{ m.content }}")
+    turns = (Message("user", "Hi"), Message("assistant", "Yes?", reasoning="a guest"), Message("user", "Bye"))
+    assert "[assistant] (a guest) Yes?" in ChatTemplate(source).render(ask(*turns)).prompt
 
 
 @pytest.mark.parametrize(
@@ -58,7 +100,7 @@ def test_what_the_model_does_anyway_may_be_asked_for() -> None:
 
 def test_tools_are_rendered_in_order_and_unescaped() -> None:
     tool = Tool("find", "Finds <b>.", {"type": "object", "properties": {"z": {}, "a": {}}})
-    prompt, _ = ChatTemplate(TOOLED).render(ask(tools=(tool,)))
+    prompt = ChatTemplate(TOOLED).render(ask(tools=(tool,))).prompt
     assert prompt.startswith(
         '{"type": "function", "function": {"name": "find", "description": "Finds <b>.", '
         '"parameters": {"type": "object", "properties": {"z": {}, "a": {}}}}}\n'
@@ -77,7 +119,7 @@ def test_calls_and_results_are_rendered() -> None:
         "({{ c.function.arguments.a }}){% endfor %}{{ m.tool_call_id or '' }}{{ m.content }};{% endfor %}"
     )
     called = Message("assistant", "", tool_calls=(ToolCall(0, "call_1", "find", '{"a": 7}'),))
-    prompt, _ = ChatTemplate(source).render(ask(called, Message("tool", "found", tool_call_id="call_1")))
+    prompt = ChatTemplate(source).render(ask(called, Message("tool", "found", tool_call_id="call_1"))).prompt
     assert prompt == "call_1:find(7);call_1found;"
 
 

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Sampling, Text
+from exo.engine import SpellRequest
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel
 from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, Overloaded
 from exo.http import ollama_routes, openai_routes
@@ -43,6 +44,12 @@ class Books:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         self.asked.append(("embed", request.texts))
         return Embeddings(tuple((0.5, 0.5) for _ in request.texts), 3)
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        raise AssertionError("Ollama's dialect has no tokens")
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        raise AssertionError("Ollama's dialect has no tokens")
 
     async def cards(self) -> Sequence[ModelCard]:
         return self._cards

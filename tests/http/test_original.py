@@ -290,6 +290,15 @@ async def test_thoughts_are_told_from_the_answer(npu: Npu) -> None:
     assert 0 < finished(deltas).usage.reasoning_tokens < 8
 
 
+async def test_thoughts_that_the_template_opens_are_told_by_the_models_name(npu: Npu) -> None:
+    npu.says = ["Hm", "m</", "think>", "\n\n", "So", "."]
+    async with npu() as original:
+        assert text(await answer(original, ask())) == "Hmm</think>\n\nSo."
+        npu.models = ("DeepSeek-R1-1.5B",)
+        deltas = await answer(original, ask(model="DeepSeek-R1-1.5B"))
+    assert (reasoning(deltas), text(deltas)) == ("Hmm", "So.")
+
+
 async def test_the_length_is_kept_here(npu: Npu) -> None:
     npu.says = ["a", "b", "c", "d"]
     async with npu() as original:

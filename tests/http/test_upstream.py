@@ -5,10 +5,12 @@ import itertools
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
@@ -25,7 +27,15 @@ from exo.chat import (
     Usage,
 )
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel
-from exo.errors import BY_CODE, BadRequest, ContextLengthExceeded, ModelNotFound, NotReady, Overloaded
+from exo.errors import (
+    BY_CODE,
+    BadRequest,
+    ContextLengthExceeded,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Timeout,
+)
 from exo.http import openai_routes
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -48,11 +58,17 @@ def port() -> int:
 
 @asynccontextmanager
 async def upstream_at(
-    server: BaseTestServer | int, kind: str = "openai", **keys: Any
+    server: BaseTestServer | int,
+    kind: str = "openai",
+    *,
+    silence: float = PATIENCE,
+    silence_for: Mapping[str, float] = MappingProxyType({}),
+    **keys: Any,
 ) -> AsyncIterator[Upstream]:
     port = server if isinstance(server, int) else server.port
     url = f"http://127.0.0.1:{port}"
-    upstream = Upstream(UpstreamSettings(kind=kind, url=url, **keys), silence=PATIENCE)  # type: ignore[arg-type]
+    settings = UpstreamSettings(kind=kind, url=url, **keys)  # type: ignore[arg-type]
+    upstream = Upstream(settings, silence=silence, silence_for=silence_for)
     try:
         yield upstream
     finally:
@@ -100,6 +116,7 @@ class Minimal:
         self.asked: list[tuple[web.Request, Any]] = []
         self.chat_status = 200
         self.hold: asyncio.Event | None = None
+        self.thinks = 0.0
 
     def server(self, port: int = 0) -> TestServer:
         app = web.Application()
@@ -116,6 +133,7 @@ class Minimal:
 
     async def _chat(self, http: web.Request) -> web.Response:
         self.asked.append((http, await http.json()))
+        await asyncio.sleep(self.thinks)
         if self.chat_status != 200:
             return web.Response(status=self.chat_status, text="{}")
         chunk = {"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]}
@@ -126,8 +144,8 @@ def listing(*ids: str) -> Any:
     return {"object": "list", "data": [{"id": id} for id in ids]}
 
 
-def original(*models: str, port: int = 0) -> TestServer:
-    """A server that speaks only the original dialect, and says "Hello" there."""
+def original(*models: str, port: int = 0, thinks: float = 0.0) -> TestServer:
+    """A server that speaks only the original dialect, and says "Hello" there, after so many seconds."""
     current: list[str] = []
 
     async def list_models(http: web.Request) -> web.Response:
@@ -142,7 +160,12 @@ def original(*models: str, port: int = 0) -> TestServer:
         current[:] = [(await http.json())["model_name"]]
         return web.json_response({"message": "loaded"})
 
+    async def unload_model(http: web.Request) -> web.Response:
+        current.clear()
+        return web.json_response({"message": "unloaded"})
+
     async def generate(http: web.Request) -> web.Response:
+        await asyncio.sleep(thinks)
         choice = {"role": "assistant", "content": f"Hello of {current[0]}", "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
         return web.json_response({"object": "rkllm_chat", "choices": [choice], "usage": usage})
@@ -153,6 +176,7 @@ def original(*models: str, port: int = 0) -> TestServer:
             web.get("/models", list_models),
             web.get("/current_model", current_model),
             web.post("/load_model", load_model),
+            web.post("/unload_model", unload_model),
             web.post("/generate", generate),
         ]
     )
@@ -368,6 +392,22 @@ async def test_a_client_whose_name_no_header_can_carry_goes_by_its_address() -> 
         await upstream.refresh()
         await answer(upstream, ChatRequest(model="m", messages=(HI,), client="ü"))
         assert far.asked[0].client == "127.0.0.1"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "original"])
+async def test_a_model_may_have_more_patience_or_less_than_the_others(dialect: str) -> None:
+    models = ("Qwen2.5-7b", "quick", "m")
+    minimal = Minimal(listing(*models))
+    minimal.thinks = 1.0
+    server = minimal.server() if dialect == "openai" else original(*models, thinks=1.0)
+    own = {"qwen2.5-7b-rkllm": 30.0, "quick": 0.1}
+    async with server, upstream_at(server, "rkllm", silence=0.5, silence_for=own) as upstream:
+        await upstream.refresh()
+        patiently = msgspec.structs.replace(ASK, model="qwen2.5-7b-rkllm")
+        assert text(await answer(upstream, patiently)).startswith("Hello")
+        for model, seconds in (("quick", r"0\.1"), ("m", r"0\.5")):
+            with pytest.raises(Timeout, match=f"was silent for {seconds} s"):
+                await answer(upstream, msgspec.structs.replace(ASK, model=model))
 
 
 async def test_usage_and_timings_come_through() -> None:

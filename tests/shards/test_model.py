@@ -282,7 +282,6 @@ async def test_a_form_holds_for_one_answer_only(model: LoadedModel) -> None:
     [
         ({"json_schema": {"type": "strange"}, "thinking": None}, "response_format"),
         ({"grammar": "root ::= (", "thinking": None}, "grammar"),
-        ({"json_schema": SCHEMA, "thinking": True}, "response_format"),
     ],
 )
 async def test_a_form_that_cannot_be_kept_is_refused(

@@ -109,6 +109,14 @@ def test_several_tool_calls() -> None:
     assert whole["message"]["tool_calls"] == [*CALLED, second]
 
 
+def test_a_call_that_max_tokens_cut_off_is_left_out() -> None:
+    deltas: list[Delta] = [ToolCall(0, "c", "add", '{"a": '), Finished("length")]
+    [last] = streamed(ollama.CHAT, *deltas)
+    assert (last["done_reason"], "tool_calls" in last["message"]) == ("length", False)
+    whole = json.loads(ollama.CHAT.whole("m", CREATED, 2.0, deltas))
+    assert (whole["done_reason"], "tool_calls" in whole["message"]) == ("length", False)
+
+
 @pytest.mark.parametrize("arguments", ["[]", "{", '"x"', "{} {}", "[" * 100_000])
 def test_arguments_that_are_no_object_fail_the_answer(arguments: str) -> None:
     deltas: list[Delta] = [ToolCall(0, "c", "add", arguments), END]

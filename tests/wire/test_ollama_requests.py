@@ -149,6 +149,9 @@ def test_context() -> None:
         ({"think": True}, "thinking", True),
         ({"think": False}, "thinking", False),
         ({"think": "low"}, "thinking", True),
+        ({"think": "low"}, "thinking_budget", 512),
+        ({"think": True}, "thinking_budget", None),
+        ({"format": SCHEMA, "tools": [ADD]}, "json_schema", SCHEMA),
         ({"logprobs": True}, "logprobs", 0),
         ({"logprobs": True, "top_logprobs": 3}, "logprobs", 3),
         ({"tools": [ADD]}, "tools", (Tool("add", "", {"type": "object", "properties": {}}),)),
@@ -211,8 +214,8 @@ def test_a_chat_without_messages_asks_nothing(empty: dict[str, Any]) -> None:
     [
         ({"role": "system", "content": "x"}, Message("system", "x")),
         ({"role": "user", "content": ""}, Message("user", "")),
-        ({"role": "assistant", "content": "x", "thinking": "hm"}, Message("assistant", "x")),
-        ({"role": "assistant", "thinking": "hm"}, Message("assistant", "")),
+        ({"role": "assistant", "content": "x", "thinking": "hm"}, Message("assistant", "x", reasoning="hm")),
+        ({"role": "assistant", "thinking": "hm"}, Message("assistant", "", reasoning="hm")),
         ({"role": "user", "content": "x", "images": []}, Message("user", "x")),
         (
             {"role": "assistant", "content": "", "tool_calls": [CALL, {**CALL, "id": "c9"}]},
@@ -283,7 +286,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"format": "xml"}, "format", '"json"'),
     ({"format": {"maximum": 2**64}}, "format", "64 bits"),
-    ({"format": SCHEMA, "tools": [ADD]}, "format", "together with tools"),
     ({"think": "maximal"}, "think", '"low"'),
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),

@@ -62,7 +62,7 @@ calls = st.lists(st.tuples(words, words, texts), max_size=3).map(
 )
 messages = st.one_of(
     st.builds(Message, st.sampled_from(["system", "user"]), texts),
-    st.builds(Message, st.just("assistant"), texts, calls),
+    st.builds(Message, st.just("assistant"), texts, calls, reasoning=texts),
     st.builds(Message, st.just("tool"), texts, tool_call_id=words),
 )
 schemas = st.dictionaries(
@@ -89,8 +89,19 @@ tools = st.lists(
     max_size=2,
     unique_by=lambda tool: tool.name,
 ).map(tuple)
+
+
+@st.composite
+def with_tools(draw: st.DrawFn) -> dict[str, Any]:
+    """Tools, and what is wanted of them."""
+    offered = draw(tools)
+    names = [tool.name for tool in offered]
+    must = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+    return {"tools": offered, "must_call": tuple(must), "parallel_calls": draw(st.booleans()) or not names}
+
+
 constraints = st.one_of(
-    st.fixed_dictionaries({"tools": tools}),
+    with_tools(),
     st.fixed_dictionaries({"json_schema": schemas}),
     st.fixed_dictionaries({"grammar": words}),
 )
@@ -108,7 +119,8 @@ common: dict[str, st.SearchStrategy[Any]] = {
             **common,
             "messages": st.lists(messages, min_size=1, max_size=4).map(tuple),
             "logprobs": maybe | st.integers(0, 20),
-            "thinking": maybe | st.booleans(),
+            "thinking": maybe | st.just(True),
+            "thinking_budget": maybe | st.integers(1, 1000),
             "so_far": maybe | st.builds(SoFar, texts, texts),
         }
     ),
@@ -117,7 +129,20 @@ common: dict[str, st.SearchStrategy[Any]] = {
 def test_chat_goes_round(fields: dict[str, Any], constraint: dict[str, Any]) -> None:
     request = ChatRequest(**fields, **constraint)
     call = openai.decode_chat(encode_chat(request), id=request.id)
-    assert call == openai.ChatCall(request, n=1, stream=True, include_usage=True)
+    in_order = [tool.name for tool in call.request.tools if tool.name in request.must_call]
+    assert sorted(call.request.must_call) == sorted(request.must_call) == sorted(in_order)
+    # Where several tools may be chosen from, no other one is shown to the model.
+    shown = request.tools
+    if len(request.must_call) > 1:
+        shown = tuple(tool for tool in request.tools if tool.name in request.must_call)
+    expected = msgspec.structs.replace(request, must_call=call.request.must_call, tools=call.request.tools)
+    assert sorted(tool.name for tool in call.request.tools) == sorted(tool.name for tool in shown)
+    assert call == openai.ChatCall(expected, n=1, stream=True, include_usage=True)
+
+
+def test_no_thinking_goes_round() -> None:
+    request = ChatRequest(model="m", messages=(Message("user", "Hi"),), thinking=False)
+    assert openai.decode_chat(encode_chat(request), id="").request == request
 
 
 @given(

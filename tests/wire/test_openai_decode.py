@@ -18,6 +18,13 @@ BEGUN = {"role": "assistant", "content": "a"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}, "strict": True}}
+PARAMETERS = ADD["function"]["parameters"]  # type: ignore[index]
+SUB = {"type": "function", "function": {"name": "sub"}}
+NAMED = {"type": "function", "function": {"name": "sub"}}
+
+
+def allowed(mode: str) -> dict[str, object]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
 
 
 def decode(**keys: Any) -> openai.ChatCall:
@@ -84,6 +91,11 @@ def test_sampling(key: str, value: object, field: str, expected: Any) -> None:
         ({"reasoning_effort": "none"}, "thinking", False),
         ({"reasoning_effort": "minimal"}, "thinking", False),
         ({"reasoning_effort": "low"}, "thinking", True),
+        ({"reasoning_effort": "low"}, "thinking_budget", 512),
+        ({"reasoning_effort": "medium"}, "thinking_budget", 2048),
+        ({"reasoning_effort": "high"}, "thinking_budget", None),
+        ({"reasoning_effort": "high", "thinking_budget": 9}, "thinking_budget", 9),
+        ({"thinking_budget": 9}, "thinking", None),
         ({"reasoning_effort": "high", "enable_thinking": True}, "thinking", True),
         ({"tools": [ADD]}, "tools", (Tool("add", "", {"type": "object", "properties": {}}),)),
         ({"tools": [ADD], "tool_choice": "auto"}, "tools", (Tool("add", "", ADD["function"]["parameters"]),)),  # type: ignore[index]
@@ -94,6 +106,15 @@ def test_sampling(key: str, value: object, field: str, expected: Any) -> None:
             {"type": "array"},
         ),
         ({"tools": []}, "tools", ()),
+        ({"tools": [ADD, SUB], "tool_choice": "auto"}, "must_call", ()),
+        ({"tools": [ADD, SUB], "tool_choice": "required"}, "must_call", ("add", "sub")),
+        ({"tools": [ADD, SUB], "tool_choice": NAMED}, "must_call", ("sub",)),
+        ({"tools": [ADD, SUB], "tool_choice": NAMED}, "tools", (Tool("add", "", PARAMETERS), Tool("sub"))),
+        ({"tools": [ADD, SUB], "tool_choice": allowed("auto")}, "must_call", ()),
+        ({"tools": [ADD, SUB], "tool_choice": allowed("auto")}, "tools", (Tool("sub"),)),
+        ({"tools": [ADD, SUB], "tool_choice": allowed("required")}, "must_call", ("sub",)),
+        ({"tools": [ADD], "parallel_tool_calls": False}, "parallel_calls", False),
+        ({"tools": [ADD], "response_format": SCHEMA}, "json_schema", {"type": "array"}),
     ],
 )
 def test_request(keys: dict[str, Any], field: str, expected: object) -> None:
@@ -116,7 +137,10 @@ def test_request(keys: dict[str, Any], field: str, expected: object) -> None:
             Message("assistant", "no"),
         ),
         ({"role": "assistant", "content": None, "refusal": "no"}, Message("assistant", "no")),
-        ({"role": "assistant", "content": "x", "reasoning_content": "hm"}, Message("assistant", "x")),
+        (
+            {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+            Message("assistant", "x", reasoning="hm"),
+        ),
         (
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
             Message("assistant", "", (ToolCall(0, "c1", "add", "{}"),)),
@@ -226,18 +250,25 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "response_format.json_schema.schema",
         "64 bits",
     ),
-    ({"response_format": SCHEMA, "tools": [ADD]}, "response_format", "tools is not supported yet"),
-    ({"response_format": {"type": "json_object"}, "tools": [ADD]}, "response_format", "not supported yet"),
-    ({"grammar": "g", "tools": [ADD]}, "grammar", "not supported yet"),
+    (
+        {"response_format": SCHEMA, "tools": [ADD], "tool_choice": "required"},
+        "response_format",
+        "a tool has to be called",
+    ),
+    ({"grammar": "g", "tools": [ADD]}, "grammar", "exclude each other"),
     ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0]", '"function", not "custom"'),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
     (
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},
         "tools[0].function.name",
-        "1 to 64 letters",
+        "1 to 128 letters",
     ),
-    ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name", "1 to 64"),
-    ({"tools": [{"type": "function", "function": {"name": "a" * 65}}]}, "tools[0].function.name", "1 to 64"),
+    ({"tools": [{"type": "function", "function": {"name": "a\n"}}]}, "tools[0].function.name", "1 to 128"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "a" * 129}}]},
+        "tools[0].function.name",
+        "1 to 128",
+    ),
     ({"tools": [ADD, ADD]}, "tools[1].function.name", 'two tools "add"'),
     (
         {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}]},
@@ -249,14 +280,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "tools[0].function.parameters",
         "an object, not a list",
     ),
-    ({"tool_choice": "required"}, "tool_choice", 'not supported yet, use "auto"'),
-    ({"tool_choice": {"type": "function", "function": {"name": "a"}}}, "tool_choice", 'use "auto"'),
+    ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+    ({"tool_choice": NAMED}, "tool_choice", '"sub", which is not among'),
+    ({"tools": [ADD], "tool_choice": NAMED}, "tool_choice", '"sub", which is not among'),
+    ({"tools": [ADD], "tool_choice": allowed("auto")}, "tool_choice", '"sub", which is not among'),
+    ({"tools": [ADD], "tool_choice": "any"}, "tool_choice", '"required"'),
+    ({"enable_thinking": False, "thinking_budget": 9}, "thinking_budget", "of no use"),
     ({"functions": []}, "functions", "use tools"),
     ({"function_call": "auto"}, "function_call", "use tool_choice"),
     ({"modalities": ["text", "audio"]}, "modalities[1]", '"text", not "audio"'),
     ({"audio": {}}, "audio", "not supported"),
     ({"prediction": {}}, "prediction", "not supported"),
-    ({"verbosity": "low"}, "verbosity", "not supported"),
+    ({"verbosity": "low"}, "verbosity", '"medium", not "low"'),
     ({"web_search_options": {}}, "web_search_options", "not supported"),
     ({"moderation": {}}, "moderation", "not supported"),
     ({"store": True}, "store", "must be false"),
@@ -518,3 +553,15 @@ def test_a_beginning_that_is_none_is_refused(keys: dict[str, Any], param: str) -
     with pytest.raises(BadRequest) as refused:
         decode(**keys)
     assert refused.value.param == param
+
+
+def test_thoughts_of_earlier_answers_may_be_dropped() -> None:
+    said = {"role": "assistant", "content": "19", "reasoning_content": "2+7=9"}
+    kept = decode(messages=[HI, said, HI], keep_reasoning=True).request.messages[1]
+    dropped = decode(messages=[HI, said, HI], keep_reasoning=False).request.messages[1]
+    assert (kept.reasoning, dropped.reasoning) == ("2+7=9", "")
+
+
+def test_thoughts_are_shown_unless_they_are_not_wanted() -> None:
+    assert decode().reasoning
+    assert not decode(include_reasoning=False).reasoning

@@ -11,7 +11,7 @@ from exo.chat import ChatRequest, Delta, Finished, Message, Reasoning, Sampling,
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device, Node
 from exo.routing import Route
-from exo.wire import cluster, downloads, ollama, openai, openapi
+from exo.wire import anthropic, cluster, downloads, ollama, openai, openapi
 from exo.wire.openai import encode_chat, encode_completion
 from tests.doubles import card
 
@@ -44,6 +44,9 @@ def test_every_route_is_there() -> None:
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
+        "/v1/chat/token/encode",
+        "/tokenize",
+        "/detokenize",
         "/v1/models",
         "/v1/models/{id}",
         "/v1/cluster",
@@ -60,6 +63,11 @@ def test_every_route_is_there() -> None:
         "/healthcheck",
         "/ready",
         "/metrics",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/v1/responses/{id}",
+        "/v1/responses/{id}/input_items",
         "/api/chat",
         "/api/generate",
         "/api/embed",
@@ -124,6 +132,10 @@ def last_event(data: bytes) -> bytes:
     return data.removeprefix(b"data: ").removesuffix(b"\n\n")
 
 
+def event_data(data: bytes) -> bytes:
+    return data.partition(b"\ndata: ")[2].strip()
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -138,6 +150,19 @@ def last_event(data: bytes) -> bytes:
         ("DownloadBody", b'{"model":"user/m"}'),
         ("DownloadAnswer", downloads.answer("x")),
         ("OllamaChat", b'{"model":"m","messages":[{"role":"user","content":"x"}],"keep_alive":"5m"}'),
+        (
+            "AnthropicMessages",
+            b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":[{"type":"text","text":"x"}]},'
+            b'{"role":"assistant","content":[{"type":"tool_use","id":"c","name":"f","input":{}}]},'
+            b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":"1"}]}],'
+            b'"tools":[{"name":"f","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"},'
+            b'"thinking":{"type":"enabled","budget_tokens":1024}}',
+        ),
+        ("AnthropicCountTokens", b'{"model":"m","messages":[{"role":"user","content":"x"}]}'),
+        ("AnthropicAnswer", anthropic.message_answer("i", "m", ANSWER)),
+        ("AnthropicErrorAnswer", anthropic.error_answer(EngineFailed("x"))),
+        ("AnthropicModels", anthropic.models_answer([card("m")])),
+        ("AnthropicMessageStart", event_data(anthropic.MessageStream("i", "m").start(0))),
         ("OllamaGenerate", b'{"model":"m","prompt":"x","format":"json","options":{"num_predict":-1}}'),
         ("OllamaEmbed", b'{"model":"m","input":["a"]}'),
         ("OllamaCreate", b'{"model":"m","from":"n"}'),
@@ -161,6 +186,11 @@ def test_what_is_sent_conforms(name: str, data: bytes) -> None:
         ("ChatAnswer", b"{}"),
         ("SpreadBody", b'{"model":"m","nodes":0}'),
         ("OllamaChat", b'{"model":"m","options":{"temprature":1}}'),
+        ("AnthropicMessages", b'{"model":"m","messages":[{"role":"user","content":"x"}]}'),
+        (
+            "AnthropicMessages",
+            b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":[{"type":"image"}]}]}',
+        ),
         ("OllamaGenerate", b'{"model":"m","suffix":"x"}'),
         ("OllamaError", b'{"error":{"message":"x"}}'),
     ],

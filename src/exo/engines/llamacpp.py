@@ -10,8 +10,9 @@ only place where that can be cancelled.
 
 What is known of xllamacpp 2026.10 and guarded against here: it always opens an HTTP port on 127.0.0.1
 (locked with a random key), a bad file gives a RuntimeError without a reason (the header is checked first),
-embeddings need a second server, constraints it cannot compile are dropped (see `constraints`), biases of
-tokens beyond the vocabulary are, too, and a server destroyed as soon as it is made waits for itself for ever.
+embeddings need a second server, tokens are told at that port only (`llamacpp_tokens`), constraints it
+cannot compile are dropped (see `constraints` and `_kept`), biases of tokens beyond the vocabulary are, too,
+and a server destroyed as soon as it is made waits for itself for ever.
 """
 
 import asyncio
@@ -20,34 +21,36 @@ import ctypes
 import importlib.util
 import secrets
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from exo.cards import ModelCard
-from exo.channels import Channels
 from exo.chat import (
     Alternative,
     ChatRequest,
     Delta,
     Embeddings,
     EmbedRequest,
-    Finished,
-    FinishReason,
     Sampling,
     Timings,
     TokenLogprob,
     Usage,
 )
-from exo.engine import LoadedModel
+from exo.engine import LoadedModel, SpellRequest, check_tokens
+from exo.engines import llamacpp_tokens
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, ExoError
-from exo.generation.constraints import grammar
-from exo.generation.resume import take_up
+from exo.generation.reading import prompt_of
 from exo.generation.templates import ChatTemplate
+from exo.generation.writing import Ended, Piece, Run, answer
 from exo.store import gguf
+
+if TYPE_CHECKING:
+    from exo.generation.form import Kept
 
 # Below this size a second thread costs more in hand-overs than it computes.
 _ONE_THREAD_BYTES = 64 << 20
@@ -80,8 +83,9 @@ class LlamaCppEngine:
         marks = _marks(files, facts)
         context = min(card.context, self._context or card.context)
         threads = self._threads or default_threads(card)
-        start = partial(start_server, files, slots=self._slots, context=context, threads=threads)
-        model = LlamaCppModel(card, facts, marks, start, slots=self._slots, context=context)
+        key = secrets.token_urlsafe()
+        start = partial(start_server, files, slots=self._slots, context=context, threads=threads, key=key)
+        model = LlamaCppModel(card, facts, marks, start, key, slots=self._slots, context=context)
         await model.start()
         return model
 
@@ -96,19 +100,22 @@ class LlamaCppModel:
         facts: Mapping[str, gguf.Value],
         marks: "_Marks",
         start: Callable[..., Any],
+        key: str,
         *,
         slots: int,
         context: int,
     ) -> None:
         self._card = card
-        self._facts = facts
         self._start = start
+        self._key = key
+        self._vocabulary = int(facts.get("tokenizer.ggml.tokens", 0))
         self._slots = slots
         self._context = context
         self._marks = marks
         source = str(facts.get("tokenizer.chat_template", ""))
         self._template = ChatTemplate(source, bos=marks.bos, eos=marks.eos) if source else None
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix=f"llamacpp-{card.id}")
+        # One more than there are answers, for what takes no slot.
+        self._threads = ThreadPoolExecutor(slots + 1, thread_name_prefix=f"llamacpp-{card.id}")
         self._server: Any = None
         self._embedder: asyncio.Task[Any] | None = None
 
@@ -125,26 +132,33 @@ class LlamaCppModel:
         """Loads the weights. Raises `EngineFailed`; cancelled, it waits and lets go of what was loaded."""
         self._server = await self._in_thread(self._start)
 
-    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        prompt, thinking = self._prompt(request)
-        raw = request.prompt is not None
-        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
-        if request.so_far:
-            prompt += take_up(request.so_far, channels, opened=thinking)
-        body = {
+    def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        return answer(request, self._template, self._generate)
+
+    async def _generate(
+        self, request: ChatRequest, run: Run, enough: Callable[[], bool]
+    ) -> AsyncGenerator[Piece | Ended, None]:
+        # llama.cpp puts this token first by itself; twice would be out of the model's experience.
+        prompt = run.prompt if request.prompt is not None else run.prompt.removeprefix(self._marks.added)
+        body: dict[str, Any] = {
             "prompt": prompt,
             "stream": True,
             # Worth its price where a prefill may have to be cancelled, and where an answer may be broken off
             # before llama.cpp says how long its prompt was.
-            "return_progress": bool(request.stop) or len(prompt) > _LONG_PROMPT,
+            "return_progress": run.open_end or len(prompt) > _LONG_PROMPT,
+            "preserved_tokens": run.tags,
             **self._sampling(request.sampling),
         }
-        if form := grammar(request):
-            body["grammar"] = form
+        if run.limit is not None:
+            body["n_predict"] = run.limit
+        if run.form:
+            body["grammar"] = run.form
         if request.logprobs is not None:
             # llama.cpp reports no chosen token without at least one alternative.
             body["logprobs"] = max(1, request.logprobs)
+        kept = _kept(run.form)
         tokens = prompt_tokens = cached = 0
+        began = first = time.perf_counter()
 
         async with contextlib.aclosing(self._run(body)) as chunks:
             async for chunk in chunks:
@@ -154,20 +168,21 @@ class LlamaCppModel:
                     prompt_tokens, cached = progress["total"], progress["cache"]
                     continue
                 choice = chunk["choices"][0]
-                if choice["finish_reason"] is None:
-                    tokens += 1
-                    logprobs = _logprobs(choice, request.logprobs)
-                    for delta in channels.feed(choice["text"], logprobs=logprobs):
-                        yield delta
-                    if channels.stopped:
-                        break
-                else:
-                    for delta in channels.finish():
-                        yield delta
-                    yield _finished(chunk, channels)
+                if choice["finish_reason"] is not None:
+                    ended = _ended(chunk)
+                    if kept and not (ended.cut or kept.complete):
+                        raise _not_kept(request)
+                    yield ended
                     return
-        usage = Usage(prompt_tokens, tokens, channels.reasoning_tokens, cached)
-        yield Finished("stop", usage)
+                if kept and not kept.takes(choice["text"]):
+                    raise _not_kept(request)
+                tokens += 1
+                first = time.perf_counter() if tokens == 1 else first
+                yield Piece(choice["text"], logprobs=_logprobs(choice, request.logprobs))
+                if enough():
+                    break
+        timings = Timings(first - began, time.perf_counter() - first)
+        yield Ended(cut=False, usage=Usage(prompt_tokens, tokens, cached_tokens=cached), timings=timings)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         if self._embedder is None:
@@ -179,6 +194,18 @@ class LlamaCppModel:
         vectors = tuple(tuple(row["embedding"]) for row in answer["data"])
         return Embeddings(vectors, answer["usage"]["prompt_tokens"])
 
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        text = await prompt_of(request, self._template)
+        if request.prompt is None:
+            text, begin = text.removeprefix(self._marks.added), True
+        tokens = partial(llamacpp_tokens.tokens, self._server, self._key, text, begin=begin)
+        return cast(tuple[int, ...], await self._in_thread(tokens))
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        check_tokens(request, self._vocabulary)
+        pieces = partial(llamacpp_tokens.pieces, self._server, self._key, request.tokens)
+        return cast(tuple[bytes, ...], await self._in_thread(pieces))
+
     async def unload(self) -> None:
         if self._embedder:
             await asyncio.wait([self._embedder])
@@ -189,23 +216,12 @@ class LlamaCppModel:
             await self._in_thread(servers.clear)
         self._threads.shutdown(wait=False)
 
-    def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
-        if request.prompt is not None:
-            return request.prompt, False
-        if self._template is None:
-            raise BadRequest(
-                f"model '{self._card.id}' has no chat template; use /v1/completions", param="messages"
-            )
-        prompt, thinking = self._template.render(request)
-        # llama.cpp puts this token first by itself; twice would be out of the model's experience.
-        return prompt.removeprefix(self._marks.added), thinking
-
     def _sampling(self, sampling: Sampling) -> dict[str, Any]:
-        vocabulary = int(self._facts.get("tokenizer.ggml.tokens", 0))
         for token in sampling.logit_bias:
-            if not 0 <= token < vocabulary:
+            if not 0 <= token < self._vocabulary:
                 raise BadRequest(
-                    f"token {token} is not in the vocabulary of '{self._card.id}', which has {vocabulary}",
+                    f"token {token} is not in the vocabulary of '{self._card.id}', which has "
+                    f"{self._vocabulary}",
                     param="logit_bias",
                 )
         wanted = {
@@ -218,7 +234,6 @@ class LlamaCppModel:
             "frequency_penalty": sampling.frequency_penalty,
             "seed": None if sampling.seed is None else sampling.seed % (1 << 32),
             "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()] or None,
-            "n_predict": sampling.max_tokens,
         }
         return {name: value for name, value in wanted.items() if value is not None}
 
@@ -287,14 +302,21 @@ def default_threads(card: ModelCard) -> int | None:
 
 
 def start_server(
-    path: Path, *, slots: int, context: int, threads: int | None, embeddings: bool = False
+    path: Path,
+    *,
+    slots: int,
+    context: int,
+    threads: int | None,
+    embeddings: bool = False,
+    key: str | None = None,
 ) -> Any:
-    """Starts one of llama.cpp's servers in this process. Blocks while the weights are read."""
+    """Starts one of llama.cpp's servers in this process. Blocks while the weights are read. Its port on
+    127.0.0.1 wants to see `key`, or else one that nobody has."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.api_keys = [secrets.token_urlsafe()]
+    params.api_keys = [key or secrets.token_urlsafe()]
     params.verbosity = -1
     params.warmup = False
     params.n_parallel = slots
@@ -319,6 +341,25 @@ def start_server(
     # Its loop starts some time after the constructor returns, and never ends if the destructor comes before.
     server.handle_completions({"prompt": "", "n_predict": 0, "stream": False})
     return server
+
+
+def _kept(form: str | None) -> "Kept | None":
+    """llama.cpp brings an llguidance of its own, which may know less than the one that was asked before, and
+    says nothing then (a string in the format "uri", as of xllamacpp 2026.10)."""
+    if form is None or not form.startswith("%llguidance"):
+        return None
+    from exo.generation.form import Kept
+
+    return Kept(form)
+
+
+def _not_kept(request: ChatRequest) -> BadRequest:
+    what, param = ("schema", "response_format") if request.json_schema else ("tools", "tools")
+    return BadRequest(
+        f"llama.cpp does not enforce the {what} of this request: it uses something that the release "
+        'installed does not know, the format "uri" for one; leave that out',
+        param=param,
+    )
 
 
 def _says_how_to_pool(path: Path) -> bool:
@@ -350,20 +391,16 @@ def _marks(path: Path, facts: Mapping[str, gguf.Value]) -> _Marks:
     return _Marks(bos, texts.get(eos_id, ""), bos if adds else "")
 
 
-def _finished(chunk: Mapping[str, Any], channels: Channels) -> Finished:
+def _ended(chunk: Mapping[str, Any]) -> Ended:
     usage, timings = chunk["usage"], chunk.get("timings", {})
-    reason: FinishReason = "length" if chunk["choices"][0]["finish_reason"] == "length" else "stop"
-    if channels.called:
-        reason = "tool_calls"
-    return Finished(
-        reason,
-        Usage(
+    return Ended(
+        cut=chunk["choices"][0]["finish_reason"] == "length",
+        usage=Usage(
             usage["prompt_tokens"],
             usage["completion_tokens"],
-            min(channels.reasoning_tokens, usage["completion_tokens"]),
-            usage["prompt_tokens_details"]["cached_tokens"],
+            cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
         ),
-        Timings(timings.get("prompt_ms", 0.0) / 1e3, timings.get("predicted_ms", 0.0) / 1e3),
+        timings=Timings(timings.get("prompt_ms", 0.0) / 1e3, timings.get("predicted_ms", 0.0) / 1e3),
     )
 
 

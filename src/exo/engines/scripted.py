@@ -20,7 +20,7 @@ import msgspec
 from exo.cards import ModelCard
 from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Reasoning, SoFar, Text, ToolCall, Usage
-from exo.engine import LoadedModel
+from exo.engine import LoadedModel, SpellRequest, check_tokens
 from exo.errors import BY_CODE, ContextLengthExceeded, EngineFailed
 
 
@@ -133,6 +133,16 @@ class ScriptedModel:
         for delta in channels.finish():
             yield delta
         yield Finished(reason, Usage(prompt, tokens, reasoning_tokens=reasoning))
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        """There is no template, so a chat is its messages' texts, a line each; and a token is a byte, so that
+        every text has its tokens, and tokens their text on whatever node."""
+        texts = [message.content for message in request.messages] or [request.prompt or ""]
+        return tuple("\n".join(texts).encode(errors="replace"))
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        check_tokens(request, 256)
+        return tuple(bytes([token]) for token in request.tokens)
 
     async def unload(self) -> None:
         self.unloaded = True

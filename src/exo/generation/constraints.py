@@ -5,8 +5,11 @@ a constraint it cannot compile without a word, and the answer would come out fre
 """
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from exo.chat import ChatRequest
+from exo.calls import Style
+from exo.chat import ChatRequest, JsonSchema, Tool
 from exo.errors import BadRequest
 
 # As models write JSON: one space after a comma or colon, none elsewhere. A grammar that allows any white
@@ -14,21 +17,75 @@ from exo.errors import BadRequest
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def grammar(request: ChatRequest) -> str | None:
-    """The request's grammar in llguidance's Lark, or its own GBNF; None where it wants no certain form.
+def grammar(request: ChatRequest, style: Style | None = None) -> str | None:
+    """The grammar of the whole answer in llguidance's Lark, or the request's own GBNF; None where it wants no
+    certain form. With tools, which models write calls of in `style`, it is a call, too.
 
-    Raises `BadRequest` with llguidance's reason for a schema that cannot be enforced, and where an answer is
-    to be gone on with, whose beginning the grammar would not know.
+    Raises `BadRequest` with llguidance's reason for a schema that cannot be enforced, and where an answer has
+    begun, and is to be gone on with: the grammar would not know its beginning.
     """
-    if request.so_far and (request.json_schema is not None or request.grammar is not None):
+    wants_form = request.json_schema is not None or request.grammar is not None
+    if wants_form and request.so_far and request.so_far.text:
         raise BadRequest("an answer of a fixed form cannot be gone on with", param="messages")
     if request.json_schema is None:
         return request.grammar
+    answer = _json(request.json_schema)
+    whole = f"%llguidance {{}}\nstart: {answer}\n"
+    _check(whole, "this JSON schema cannot be enforced: ", "response_format")
+    if not (request.tools and style):
+        return whole
+    opening = json.dumps(style.openings[0] + style.before_name)
+    return f"%llguidance {{}}\nstart: {answer} | {opening} calls\n" + _calls(request.tools, style, request)
+
+
+def calls(request: ChatRequest, style: Style, among: Sequence[str] = ()) -> str:
+    """The grammar of calls of the request's tools (of those named, if any), from the first one's name on.
+
+    Raises `BadRequest` for a tool whose schema cannot be enforced.
+    """
+    tools = [tool for tool in request.tools if not among or tool.name in among]
+    return "%llguidance {}\nstart: calls\n" + _calls(tools, style, request)
+
+
+def _calls(tools: Sequence[Tool], style: Style, request: ChatRequest) -> str:
+    for tool in tools:
+        schema = f"%llguidance {{}}\nstart: {_json(_of_arguments(tool))}\n"
+        place = f"tools[{request.tools.index(tool)}].function.parameters"
+        _check(schema, f"the arguments of '{tool.name}' cannot be enforced: ", place)
+    return "\n".join(_call_rules(tools, style, several=request.parallel_calls and bool(style.next)))
+
+
+def _call_rules(tools: Sequence[Tool], style: Style, *, several: bool) -> Iterator[str]:
+    end = json.dumps(style.end) if style.end else ""
+    yield f"calls: call ({json.dumps(style.next)} call)* {end}" if several else f"calls: call {end}"
+    yield "call: " + " | ".join(f"call_{i}" for i in range(len(tools)))
+    for i, tool in enumerate(tools):
+        name = json.dumps(tool.name + style.before_arguments)
+        yield f"call_{i}: {name} {_json(_of_arguments(tool))}"
+
+
+def _of_arguments(tool: Tool) -> JsonSchema:
+    return {"type": "object", **tool.parameters}
+
+
+def _json(schema: Mapping[str, object]) -> str:
+    return "%json " + json.dumps({**_without_truisms(schema), "x-guidance": _STYLE})
+
+
+def _without_truisms(part: Any) -> Any:
+    """That the names of properties are strings, as Zod writes, says nothing, and llguidance refuses it."""
+    if isinstance(part, dict):
+        return {
+            key: _without_truisms(value)
+            for key, value in part.items()
+            if (key, value) != ("propertyNames", {"type": "string"})
+        }
+    return [_without_truisms(each) for each in part] if isinstance(part, list) else part
+
+
+def _check(lark: str, words: str, param: str) -> None:
     from llguidance import LLMatcher
 
-    schema = {**request.json_schema, "x-guidance": _STYLE}
-    lark = f"%llguidance {{}}\nstart: %json {json.dumps(schema)}\n"
     if why := LLMatcher.validate_grammar(lark):
         reason = why.splitlines()[0].rpartition("JSON schema: ")[2]
-        raise BadRequest(f"this JSON schema cannot be enforced: {reason}", param="response_format")
-    return lark
+        raise BadRequest(words + reason, param=param)

@@ -1,10 +1,13 @@
-"""Keeps an answer to a form, for engines that draw tokens from logits: which tokens may come next.
+"""Keeps an answer to a form, for engines that draw tokens from logits: which tokens may come next. For an
+engine that sees to that itself, whether it did.
 
 This module imports llguidance and numpy; those who may do without import it when they need it.
 """
 
+from functools import cache
+
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from exo.errors import BadRequest, EngineFailed
@@ -17,10 +20,10 @@ class Form:
 
     def __init__(self, form: str, vocabulary: Vocabulary) -> None:
         lark = form if form.startswith("%llguidance") else _from_gbnf(form)
-        if why := LLMatcher.validate_grammar(lark, vocabulary.tokenizer):
+        if why := LLMatcher.validate_grammar(lark, vocabulary.for_grammars):
             raise BadRequest(f"the grammar cannot be enforced: {why.splitlines()[0]}", param="grammar")
         self._size = vocabulary.size
-        self._matcher = LLMatcher(vocabulary.tokenizer, lark, log_level=0)
+        self._matcher = LLMatcher(vocabulary.for_grammars, lark, log_level=0)
 
     def allowed(self) -> Allowed:
         """Which tokens may come next, the ends of the answer among them where it is complete."""
@@ -43,6 +46,38 @@ class Form:
         else:
             return
         raise EngineFailed(f"the grammar could not be followed any further: {reason}")
+
+
+class Kept:
+    """Whether a text keeps to a form in llguidance's Lark, while it arrives: 4 µs a token."""
+
+    def __init__(self, form: str) -> None:
+        self._matcher = LLMatcher(_bytes(), form, log_level=0)
+
+    def takes(self, text: str) -> bool:
+        """Whether the form allows for `text` to come next."""
+        tokens = list(text.encode())
+        return bool(self._matcher.try_consume_tokens(tokens) == len(tokens))
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._matcher.is_accepting())
+
+
+class _Bytes:
+    """A vocabulary of all bytes."""
+
+    eos_token_id, bos_token_id = 256, None
+    special_token_ids = (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Bytes()))
 
 
 def _from_gbnf(form: str) -> str:

@@ -1,18 +1,33 @@
 """Renders a conversation through a model's own chat template, as its makers trained it."""
 
 import json
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
+import msgspec
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from exo.calls import style_of
+from exo.channels import THINK, tags_of
 from exo.chat import ChatRequest, Message, Tool, ToolCall
 from exo.errors import BadRequest, EngineFailed
 
 _SWITCH = "enable_thinking"
-_OPENED = "<think>"
+# Qwen3's soft switches: a word by itself, at either end of a message.
+_SOFT = re.compile(r"\A/(?P<first>no_)?think(?:\s|\Z)|(?:\A|\s)/(?P<last>no_)?think\s*\Z")
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """A prompt. `opened` says that it ends inside a thought, `may_think` that the answer may begin with
+    one."""
+
+    prompt: str
+    opened: bool = False
+    may_think: bool = False
 
 
 class ChatTemplate:
@@ -35,29 +50,27 @@ class ChatTemplate:
         except TemplateError as error:
             raise EngineFailed(f"the model's chat template is broken: {error}") from error
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        tags = tags_of(source)
         self._switchable = _SWITCH in source
-        self._thinks = _OPENED in source
-        self._takes_tools = "tools" in source
+        self._thinks = tags is not None
+        self.tags = tags or THINK
+        """What begins and ends the model's thoughts."""
+        self.style = style_of(source)
+        """How it writes calls; None where it takes no tools."""
 
-    def render(self, request: ChatRequest) -> tuple[str, bool]:
-        """The prompt, and whether it leaves the model inside an opened thought.
+    def render(self, request: ChatRequest) -> Rendered:
+        """The prompt of a conversation.
 
         Raises `BadRequest` for what the template cannot express: thinking it cannot switch, tools it does
         not know, an order of roles it refuses.
         """
-        constrained = request.json_schema is not None or request.grammar is not None
-        if request.thinking and constrained:
-            raise BadRequest(
-                "thinking and a fixed form of answer exclude each other", param="response_format"
-            )
-        if request.tools and not self._takes_tools:
+        if request.tools and not self.style:
             raise BadRequest("this model's chat template takes no tools", param="tools")
-        options = (
-            {_SWITCH: thinking} if (thinking := self._thinking(request, constrained)) is not None else {}
-        )
+        thinking = self._thinking(request)
+        options = {} if thinking is None else {_SWITCH: thinking}
         try:
             prompt = self._template.render(
-                messages=[_message(message) for message in request.messages],
+                messages=[_message(message) for message in self._messages(request)],
                 tools=[_tool(tool) for tool in request.tools] or None,
                 add_generation_prompt=True,
                 **self._tokens,
@@ -65,20 +78,42 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise BadRequest(f"the model's chat template refuses this: {error}", param="messages") from error
-        opened = prompt.rstrip().endswith(_OPENED)
-        if opened and constrained:
-            return prompt.rstrip() + "\n\n</think>\n\n", False
-        return prompt, opened
+        opened = prompt.rstrip().endswith(self.tags.begin)
+        return Rendered(prompt, opened, opened or (self._thinks and thinking is not False))
 
-    def _thinking(self, request: ChatRequest, constrained: bool) -> bool | None:
+    def _thinking(self, request: ChatRequest) -> bool | None:
         """What to tell the template; None to leave it its default."""
         if self._switchable:
-            # The constraint holds from the first token, so there is no room for a thought before it.
-            return False if constrained else request.thinking
+            wish = request.thinking
+            if wish is None:
+                wish = soft_switch(request.messages)
+            if wish is None and (request.json_schema is not None or request.grammar is not None):
+                # Whoever wants JSON and says no more wants it now.
+                return False
+            return wish
         if request.thinking is not None and request.thinking != self._thinks:
             can = "always thinks" if self._thinks else "does not think"
             raise BadRequest(f"model '{request.model}' {can}; leave thinking to it", param=_SWITCH)
         return None
+
+    def _messages(self, request: ChatRequest) -> Sequence[Message]:
+        """The conversation, without the words that only switch the thinking, where they do."""
+        if not self._switchable or soft_switch(request.messages) is None:
+            return request.messages
+        return [
+            msgspec.structs.replace(message, content=_SOFT.sub("", message.content))
+            if message.role in ("user", "system")
+            else message
+            for message in request.messages
+        ]
+
+
+def soft_switch(messages: Sequence[Message]) -> bool | None:
+    """What the last `/think` or `/no_think` in the conversation says; None where there is none."""
+    for message in reversed(messages):
+        if message.role in ("user", "system") and (found := list(_SOFT.finditer(message.content))):
+            return not (found[-1]["first"] or found[-1]["last"])
+    return None
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -92,6 +127,8 @@ def _message(message: Message) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
+    if message.reasoning:
+        fields["reasoning_content"] = message.reasoning
     if message.tool_call_id:
         fields["tool_call_id"] = message.tool_call_id
     return fields

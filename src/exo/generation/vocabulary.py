@@ -4,7 +4,8 @@ llguidance reads the file; it is needed for grammars anyway, and a tokenizer of 
 would have to agree. It is imported when a vocabulary is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,12 +57,13 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, special: Mapping[int, str], ends: frozenset[int]) -> None:
         self.tokenizer = tokenizer
-        """llguidance's, for grammars over these tokens; it knows which tokens end an answer."""
+        """llguidance's. It takes every added token in angle brackets for a special one."""
         self.size: int = tokenizer.vocab_size
         """How many ids there are. A row of logits may be longer: models pad theirs."""
         self.ends = ends
         """Ids that end an answer; never empty."""
-        self._special = special
+        self.special = special
+        """Those that are no text, by id."""
 
     @classmethod
     def read(cls, folder: Path) -> "Vocabulary":
@@ -95,14 +97,27 @@ class Vocabulary:
                 )
         return cls(tokenizer, special, ends)
 
+    @cached_property
+    def for_grammars(self) -> Any:
+        """llguidance's tokenizer for grammars over these tokens; it knows which of them end an answer. Tags
+        such as </tool_call> are text in it, which grammars spell, as they are in llama.cpp's."""
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        return LLTokenizer(TokenizerWrapper(_Spelled(self)), eos_token=sorted(self.ends))
+
     def encode(self, text: str) -> tuple[int, ...]:
         """The tokens of `text`; special tokens written in it are themselves, and none is put before it."""
-        return tuple(self.tokenizer.tokenize_str(text, parse_special=True))
+        # Asked to look for special tokens, it cuts at anything in angle brackets; it finds them anyway.
+        return tuple(self.tokenizer.tokenize_str(text))
 
-    def bytes_of(self, id: int) -> bytes:
-        """What a token adds to an answer: nothing if it is a special one. Tags such as <think>, which
-        tokenizer.json has as added tokens that are not special, are text."""
-        return b"" if id in self._special else self.spelled(id)
+    def bytes_of(self, id: int, shown: Collection[int] = ()) -> bytes:
+        """What a token adds to an answer: nothing if it is a special one, but for those `shown`. Tags such as
+        <think>, which tokenizer.json has as added tokens that are not special, are text."""
+        return b"" if id in self.special and id not in shown else self.spelled(id)
+
+    def shown(self, tags: Collection[str]) -> frozenset[int]:
+        """The special tokens that are such tags."""
+        return frozenset(id for id, content in self.special.items() if content in tags)
 
     def spelled(self, id: int) -> bytes:
         """A token as it is written, special or not. It may begin or end within a UTF-8 character."""
@@ -113,6 +128,22 @@ class Vocabulary:
         """A token that could have been drawn, as answers report it."""
         spelled = self.spelled(id)
         return Alternative(spelled.decode(errors="replace"), logprob, tuple(spelled))
+
+
+class _Spelled:
+    """A vocabulary as llguidance takes one that it has not read itself."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.eos_token_id = min(vocabulary.ends)
+        self.tokens = [vocabulary.spelled(id) for id in range(vocabulary.size)]
+        self.special_token_ids = sorted(vocabulary.special)
+        self._encode = vocabulary.tokenizer.tokenize_bytes
+
+    def __call__(self, text: bytes) -> list[int]:
+        tokens: list[int] = self._encode(text)
+        return tokens
 
 
 def _ends(folder: Path, added: Sequence[_Added]) -> frozenset[int]:

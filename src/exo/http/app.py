@@ -135,6 +135,13 @@ def owner_only(http: web.Request) -> None:
         )
 
 
+def only(http: web.Request, *names: str) -> None:
+    """Raises `BadRequest` for a query parameter that the route does not have."""
+    if unknown := sorted(http.query.keys() - {*names}):
+        there_are = f"there are {', '.join(names)}" if names else "there are none here"
+        raise BadRequest(f'unknown parameter "{unknown[0][:80]}"; {there_are}', param=unknown[0][:80])
+
+
 async def body_of(request: web.Request) -> bytes:
     """The whole body. Raises `RequestTooLarge` past the node's limit."""
     try:
@@ -177,7 +184,8 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Streams send their headers long before a middleware sees them again: so here."""
     # Where aiohttp itself refuses a request, no middleware has seen it.
     record = request.get(RECORD)
-    response.headers[REQUEST_ID_HEADER] = record.id if record else uuid.uuid4().hex
+    id = record.id if record else uuid.uuid4().hex
+    response.headers[REQUEST_ID_HEADER] = response.headers["request-id"] = id  # the latter is Anthropic's
     origin = request.headers.get(hdrs.ORIGIN)
     if origin and _allowed(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
@@ -222,8 +230,9 @@ _OPEN_PATHS = frozenset({"/healthcheck", "/ready"})
 async def _authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
     key = request.app[DESK].settings.key
     if key and request.path not in _OPEN_PATHS:
-        given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(errors="surrogateescape"), key.encode()):
+        bearer = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
+        given = [bearer, request.headers.get("x-api-key", "")]  # the latter is Anthropic's
+        if not any(hmac.compare_digest(k.encode(errors="surrogateescape"), key.encode()) for k in given):
             raise Unauthorized("this node wants its key: send 'Authorization: Bearer KEY'")
     return await handler(request)
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
+from exo.chat import ChatRequest, Message
 from exo.errors import BadRequest
-from exo.http.app import RECORD, body_of, client_of, hop_of, json_answer, owner_only
+from exo.http.app import RECORD, body_of, client_of, hop_of, json_answer, only, owner_only
+from exo.http.automatic import NAMES
 from exo.http.desk import DESK
 from exo.http.patience import answer_patiently
 from exo.http.spread import spread
@@ -27,23 +29,33 @@ def routes() -> Sequence[web.AbstractRouteDef]:
 
 
 async def cluster(http: web.Request) -> web.StreamResponse:
-    _only(http)
+    only(http)
     return json_answer(msgspec.json.encode(http.app[DESK].served.cluster()))
 
 
 async def topology(http: web.Request) -> web.StreamResponse:
-    _only(http)
+    only(http)
     return json_answer(wire.topology_answer(http.app[DESK].served.cluster()))
 
 
 async def explain(http: web.Request) -> web.StreamResponse:
-    """`?model=ID`, and if known `&prompt_tokens=N&max_tokens=N`: the nodes that could answer, best first."""
-    _only(http, "model", "prompt_tokens", "max_tokens")
-    served = http.app[DESK].served
-    card = await served.card(http.query.get("model", ""))
+    """`?model=ID`, and if known `&prompt_tokens=N&max_tokens=N`: the nodes that could answer, best first. For
+    "auto" a `&question=TEXT` decides which model that is; nothing is remembered of it."""
+    only(http, "model", "prompt_tokens", "max_tokens", "question")
+    desk, model, picked = http.app[DESK], http.query.get("model", ""), None
+    question = http.query.get("question")
+    if model in NAMES and desk.automatic:
+        if question is None:
+            raise BadRequest('"auto" depends on what is asked: add &question=TEXT', param="question")
+        request = ChatRequest(model=model, messages=(Message("user", question),), id=http[RECORD].id)
+        picked = desk.automatic.pick(request, desk.served.cluster(), desk.served.explain)
+        model = picked.model
+    elif question is not None:
+        raise BadRequest("question has a meaning for auto only", param="question")
+    card = await desk.served.card(model)
     prompt, answer = _number(http, "prompt_tokens"), _number(http, "max_tokens")
-    routes = served.explain(Asked(model=card.id, prompt=prompt or 0, answer=answer))
-    return json_answer(wire.routes_answer(card.id, routes))
+    routes = desk.served.explain(Asked(model=card.id, prompt=prompt or 0, answer=answer))
+    return json_answer(wire.routes_answer(card.id, routes, picked))
 
 
 async def load(http: web.Request) -> web.StreamResponse:
@@ -55,7 +67,7 @@ async def load(http: web.Request) -> web.StreamResponse:
     """
     if not hop_of(http):
         owner_only(http)
-    _only(http)
+    only(http)
     call = wire.decode_load(await body_of(http))
     served, client = http.app[DESK].served, client_of(http)
     http[RECORD].model = call.model
@@ -74,7 +86,7 @@ async def spread_model(http: web.Request) -> web.StreamResponse:
     """Has a model in memory on so many nodes. It takes the memory of several machines at once, so it is for
     the owner, and no node asks another one for it."""
     owner_only(http)
-    _only(http)
+    only(http)
     call = wire.decode_spread(await body_of(http))
     served, client = http.app[DESK].served, client_of(http)
     http[RECORD].model = call.model
@@ -83,13 +95,6 @@ async def spread_model(http: web.Request) -> web.StreamResponse:
         return wire.encode(await spread(served, call.model, call.nodes, client))
 
     return await answer_patiently(http, spread_out())
-
-
-def _only(http: web.Request, *names: str) -> None:
-    """Raises `BadRequest` for a parameter that the route does not have."""
-    if unknown := sorted(http.query.keys() - {*names}):
-        there_are = f"there are {', '.join(names)}" if names else "there are none here"
-        raise BadRequest(f'unknown parameter "{unknown[0][:80]}"; {there_are}', param=unknown[0][:80])
 
 
 def _number(http: web.Request, name: str) -> int | None:

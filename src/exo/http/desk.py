@@ -8,8 +8,9 @@ from typing import Protocol
 from aiohttp import web
 
 from exo.cards import ModelCard, Progress, Recipe
-from exo.engine import Embedder, Responder
+from exo.engine import Embedder, Responder, Tokenizer
 from exo.errors import ExoError, NotReady
+from exo.http.automatic import Automatic
 from exo.metrics import Metrics
 from exo.nodes import Cluster
 from exo.routing import Asked, Route
@@ -19,7 +20,7 @@ from exo.settings import HttpSettings
 _LAST_WORDS = 1.0
 
 
-class Served(Responder, Embedder, Protocol):
+class Served(Responder, Embedder, Tokenizer, Protocol):
     """What is behind the HTTP side: this node, or whatever answers like one."""
 
     async def cards(self) -> Sequence[ModelCard]: ...
@@ -47,6 +48,7 @@ class Desk:
         secret: bytes | None = None,
         *,
         certified: bool = False,
+        automatic: Automatic | None = None,
     ) -> None:
         self.served = served
         self.metrics = metrics
@@ -55,11 +57,19 @@ class Desk:
         """The cluster's, where it has one."""
         self.certified = certified
         """Whether nodes have to show a certificate of the cluster to pass requests on."""
+        self.automatic = automatic
+        """What "auto" means here; None where it is no model's name."""
         self._ready = ready
         self._under_way: set[Callable[[ExoError], None]] = set()
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
         self.draining = False
+
+    async def models(self) -> Sequence[ModelCard]:
+        """The models that clients can be shown, "auto" first where it means something."""
+        cards = await self.served.cards()
+        choice = self.automatic and self.automatic.card(self.served.cluster())
+        return (choice, *cards) if choice else cards
 
     def why_not_ready(self) -> str | None:
         """Why this node cannot serve a chat now; None where it can."""

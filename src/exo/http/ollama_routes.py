@@ -16,6 +16,7 @@ from exo.cards import ModelCard
 from exo.chat import Embeddings
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotFound
 from exo.http.app import RECORD, Dialect, body_of, client_of, hop_of, json_answer, owner_only
+from exo.http.automatic import NAMES
 from exo.http.desk import DESK
 from exo.http.replies import embed as vectors_of
 from exo.http.replies import next_step, resolved, stream_answers, unless_abandoned, whole_answers
@@ -59,12 +60,15 @@ async def generate(http: web.Request) -> web.StreamResponse:
 
 async def _answered(http: web.Request, call: ollama.AskCall, form: ollama.Form) -> web.StreamResponse:
     elapsed, created_at = _watch(), ollama.rfc3339(time.time())
-    card = await _card(http, call.request.model)
+    request, name = call.request, call.request.model.removesuffix(_LATEST)
+    if call.asks and name in NAMES:
+        request = await resolved(http, msgspec.structs.replace(request, model=name))
+    card = await _card(http, request.model)
     ollama.check_context(call.context, card)
     if not call.asks:
         reason = await _held(http, card.id, call.keep_alive)
         return json_answer(form.held(card.id, created_at, reason))
-    request = await resolved(http, msgspec.structs.replace(call.request, model=card.id))
+    request = await resolved(http, msgspec.structs.replace(request, model=card.id))
     async with _kept(http, card.id, call.keep_alive):
         if call.stream:
             return await stream_answers(http, [request], 1, form.stream(card.id, created_at, elapsed))
@@ -101,7 +105,7 @@ async def version(http: web.Request) -> web.StreamResponse:
 
 
 async def tags(http: web.Request) -> web.StreamResponse:
-    return json_answer(ollama.tags_answer(await http.app[DESK].served.cards()))
+    return json_answer(ollama.tags_answer(await http.app[DESK].models()))
 
 
 async def ps(http: web.Request) -> web.StreamResponse:

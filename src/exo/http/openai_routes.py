@@ -11,7 +11,7 @@ from exo.http.app import RECORD, body_of, hop_of, json_answer
 from exo.http.desk import DESK
 from exo.http.patience import answer_patiently
 from exo.http.replies import embed, resolved, say_route, stream_answers, whole_answers
-from exo.wire import openai
+from exo.wire import anthropic, openai
 
 
 def routes(prefixes: Sequence[str] = ("/v1", "")) -> Sequence[web.AbstractRouteDef]:
@@ -31,9 +31,12 @@ async def chat(http: web.Request) -> web.StreamResponse:
     requests = _choices(await resolved(http, call.request), call.n)
     id, created, name = f"chatcmpl-{http[RECORD].id}", int(time.time()), requests[0].model
     if call.stream:
-        stream = openai.ChatStream(id, created, name, include_usage=call.include_usage, n=call.n)
+        stream = openai.ChatStream(
+            id, created, name, include_usage=call.include_usage, n=call.n, reasoning=call.reasoning
+        )
         return await stream_answers(http, requests, call.n, stream)
-    response = json_answer(openai.chat_answer(id, created, name, await whole_answers(http, requests)))
+    deltas = await whole_answers(http, requests)
+    response = json_answer(openai.chat_answer(id, created, name, deltas, reasoning=call.reasoning))
     say_route(http, response, requests[0].id)
     return response
 
@@ -66,12 +69,15 @@ async def embeddings(http: web.Request) -> web.StreamResponse:
 
 
 async def models(http: web.Request) -> web.StreamResponse:
-    return json_answer(openai.models_answer(await http.app[DESK].served.cards()))
+    cards = await http.app[DESK].models()
+    theirs = anthropic.VERSION_HEADER in http.headers
+    return json_answer(anthropic.models_answer(cards) if theirs else openai.models_answer(cards))
 
 
 async def model(http: web.Request) -> web.StreamResponse:
     card = await http.app[DESK].served.card(http.match_info["id"])
-    return json_answer(openai.model_answer(card))
+    theirs = anthropic.VERSION_HEADER in http.headers
+    return json_answer(anthropic.model_answer(card) if theirs else openai.model_answer(card))
 
 
 def _choices(request: ChatRequest, n: int) -> list[ChatRequest]:

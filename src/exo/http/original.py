@@ -26,7 +26,7 @@ from functools import partial
 import aiohttp
 import msgspec
 
-from exo.channels import Channels
+from exo.channels import Channels, opens_thoughts
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Usage
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotFound, NotReady, Timeout
 from exo.wire import openai, rkllama
@@ -79,7 +79,7 @@ class Original:
     The answer's text is the model's own, so thoughts are told from the answer here, and stop strings and
     `max_tokens` are kept here, a piece counting as a token. Everything else that the dialect cannot carry is
     refused with `BadRequest`. Where a chat template opens the thought itself, its opening tag is not in the
-    text, and the thought comes as part of the answer.
+    text; such models are known by name.
 
     Closing an answer lets go of its caller at once, but cannot stop the NPU (see above). After `silence`
     seconds without a byte a request has failed; it has to be longer than the longest prefill, as nothing
@@ -103,12 +103,16 @@ class Original:
         """The models on the server's disk. Raises as `respond` does."""
         return rkllama.decode_models(await self._get("/models"))
 
-    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+    async def respond(
+        self, request: ChatRequest, *, silence: float | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """`silence` is for this answer, in place of the one for all; None is that one."""
         body = rkllama.encode_generate(request)
         await self._turn.acquire()
         # No await between the turn and the task whose end will release it.
         visit = _Visit()
-        task = asyncio.get_running_loop().create_task(self._pay(visit, request.model, body))
+        seconds = self._silence if silence is None else silence
+        task = asyncio.get_running_loop().create_task(self._pay(visit, request.model, body, seconds))
         self._visits.add(task)
         task.add_done_callback(partial(self._leave, visit))
         try:
@@ -127,7 +131,7 @@ class Original:
             await self._session.close()
 
     async def _deltas(self, visit: _Visit, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        channels = Channels(stop=request.stop, ends=(_END,))
+        channels = Channels(stop=request.stop, ends=(_END,), thinking=opens_thoughts(request.model))
         pieces, unsaid, said = 0, "", False
         cut: FinishReason | None = None
         while cut is None and (piece := await visit.next()) is not None:
@@ -149,13 +153,14 @@ class Original:
         usage = msgspec.structs.replace(usage, reasoning_tokens=channels.reasoning_tokens)
         yield Finished(cut or visit.reason or "stop", usage)
 
-    async def _pay(self, visit: _Visit, model: str, body: bytes) -> ExoError | None:
+    async def _pay(self, visit: _Visit, model: str, body: bytes, silence: float) -> ExoError | None:
         """Makes the visit, and says what it failed with. What its caller leaves is read all the same."""
         try:
             with self._their_errors_as_ours():
                 await self._make_current(model)
                 if visit.wanted:
-                    await self._ask(visit, body)
+                    with self._their_errors_as_ours(silence):
+                        await self._ask(visit, body, silence)
         except ExoError as error:
             if not visit.wanted:
                 log.warning("%s failed after its client had left: %s", self.url, error.message)
@@ -171,10 +176,13 @@ class Original:
         self._turn.release()
         visit.end(NotReady(f"the client of {self.url} was closed") if task.cancelled() else task.result())
 
-    async def _ask(self, visit: _Visit, body: bytes) -> None:
+    async def _ask(self, visit: _Visit, body: bytes, silence: float) -> None:
         reader = rkllama.AnswerReader()
         self._suspect = True
-        async with self._client().post(self.url + "/generate", data=body, headers=self._headers()) as answer:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=silence)
+        async with self._client().post(
+            self.url + "/generate", data=body, headers=self._headers(), timeout=timeout
+        ) as answer:
             if answer.status != 200:
                 self._suspect = False
                 raise await _refusal(answer)
@@ -232,7 +240,7 @@ class Original:
         return {"Content-Type": "application/json", **key}
 
     @contextmanager
-    def _their_errors_as_ours(self) -> Iterator[None]:
+    def _their_errors_as_ours(self, silence: float | None = None) -> Iterator[None]:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
@@ -241,7 +249,8 @@ class Original:
         except aiohttp.ConnectionTimeoutError as error:
             raise NotReady(f"cannot reach {self.url}: nothing answers within {_CONNECT:g} s") from error
         except TimeoutError as error:
-            raise Timeout(f"{self.url} was silent for {self._silence:g} s") from error
+            seconds = self._silence if silence is None else silence
+            raise Timeout(f"{self.url} was silent for {seconds:g} s") from error
         except aiohttp.ClientError as error:
             raise ConnectionLost(f"{self.url} broke off: {error}") from error
 

@@ -16,6 +16,7 @@ from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Usage
 from exo.errors import ExoError
 from exo.http.answers import Answers
 from exo.http.app import METERED, RECORD, client_of, hop_of
+from exo.http.automatic import NAMES
 from exo.http.desk import DESK, Desk
 from exo.http.headers import HOP_HEADER, ROUTE_HEADER
 from exo.metrics import Answer
@@ -23,6 +24,8 @@ from exo.metrics import Answer
 T = TypeVar("T")
 
 _HOP_KEEPALIVE = 0.5
+_CHOSEN = web.RequestKey("chosen", str)
+"""Why "auto" is the model that answers."""
 
 
 class Stream(Protocol):
@@ -40,11 +43,17 @@ class Stream(Protocol):
 
 
 async def resolved(http: web.Request, request: ChatRequest) -> ChatRequest:
-    """The request with the id of a model that is here, as metrics and logs have no other names, and with
-    who asks and who passed it on."""
+    """The request with the id of a model that is here, as metrics and logs have no other names, be it the one
+    that is chosen for "auto", and with who asks and who passed it on."""
+    desk = http.app[DESK]
     http[RECORD].model = request.model
     via = hop_of(http)
-    model = (await http.app[DESK].served.card(request.model, via)).id
+    if request.model in NAMES and desk.automatic and not via:
+        served = desk.served
+        picked = desk.automatic.choose(request, served.cluster(), served.explain)
+        http[_CHOSEN] = "; ".join(picked.why)
+        request = msgspec.structs.replace(request, model=picked.model, thinking=picked.thinking)
+    model = (await desk.served.card(request.model, via)).id
     return msgspec.structs.replace(request, model=model, client=client_of(http), via=via)
 
 
@@ -82,8 +91,10 @@ def keepalive(http: web.Request) -> float:
 
 
 def say_route(http: web.Request, response: web.StreamResponse, id: str) -> None:
-    """Puts into the headers which node answers, and why, where there are several."""
-    if why := http.app[DESK].served.taken(id):
+    """Puts into the headers which model was chosen, and which node answers, and why, where there are
+    several."""
+    reasons = [http.get(_CHOSEN, ""), http.app[DESK].served.taken(id)]
+    if why := "; ".join(filter(None, reasons)):
         response.headers[ROUTE_HEADER] = why
 
 

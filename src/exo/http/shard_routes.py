@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aiohttp import ClientError, web
 
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
-from exo.http.app import RECORD, hop_of, json_answer
+from exo.http.app import RECORD, hop_of, json_answer, only
 from exo.http.desk import DESK
 from exo.http.shard_stream import BEAT, Frames, Pieces, ToHost, Writing, to_host
 from exo.partition import Plan
@@ -60,10 +60,7 @@ def routes(host: Host) -> Sequence[web.AbstractRouteDef]:
 
 async def plan(host: Host, http: web.Request) -> web.StreamResponse:
     """`?model=ID`, and possibly `&split=node1:0-13,node2:14-27`: where its layers would go, as JSON."""
-    if unknown := sorted(http.query.keys() - {"model", "split"}):
-        raise BadRequest(
-            f'unknown parameter "{unknown[0][:80]}"; there are model, split', param=unknown[0][:80]
-        )
+    only(http, "model", "split")
     served = http.app[DESK].served
     card = await served.card(http.query.get("model", ""))
     http[RECORD].model = card.id

@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from exo.cards import Format, ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.engine import SpellRequest
 from exo.errors import (
     BadRequest,
     EngineFailed,
@@ -28,6 +30,7 @@ from exo.errors import (
     Timeout,
     Unauthorized,
 )
+from exo.http.automatic import NAMES
 from exo.http.original import Original
 from exo.http.remote import Remote
 from exo.settings import UpstreamSettings
@@ -56,18 +59,25 @@ _PATIENCE = 2.0
 class Upstream:
     """One such server. A `node.Upstream`; call `close` at the end.
 
-    `silence` is in seconds: other servers than exo's say nothing at all during a long prefill. `changed` is
-    called when `cards` are others than before.
+    `silence` is in seconds: other servers than exo's say nothing at all during a long prefill. Models named
+    in `silence_for`, as they are called here, have other seconds in their place. `changed` is called when
+    `cards` are others than before.
     """
 
     def __init__(
-        self, settings: UpstreamSettings, *, silence: float, changed: Callable[[], None] = lambda: None
+        self,
+        settings: UpstreamSettings,
+        *,
+        silence: float,
+        silence_for: Mapping[str, float] = MappingProxyType({}),
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._npu = settings.kind == "rkllm"
         self._name = f"the {'NPU ' if self._npu else ''}server at {settings.url}"
         self._remote = Remote(settings.url, key=settings.key, name=self._name, silence=silence)
         self._original = Original(settings.url, key=settings.key, silence=silence)
         self._speaker: Remote | Original = self._remote
+        self._silence_for = silence_for
         self._changed = changed
         self._models: dict[str, str] = {}  # our names to theirs, as of its last answer
         self._cards: tuple[ModelCard, ...] = ()
@@ -115,8 +125,10 @@ class Upstream:
         await asyncio.wait([self._ask_soon()])
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        silence = self._silence_for.get(request.model)
         request = msgspec.structs.replace(request, model=self._theirs(request.model))
-        async with self._noticing_failure(), aclosing(self._speaker.respond(request)) as deltas:
+        answer = self._speaker.respond(request, silence=silence)
+        async with self._noticing_failure(), aclosing(answer) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -127,6 +139,16 @@ class Upstream:
         async with self._noticing_failure():
             return await self._speaker.embed(request)
 
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        request = msgspec.structs.replace(request, model=self._theirs(request.model))
+        async with self._noticing_failure():
+            return await self._tokenizer().tokens(request, begin=begin)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        request = msgspec.structs.replace(request, model=self._theirs(request.model))
+        async with self._noticing_failure():
+            return await self._tokenizer().spell(request)
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -134,6 +156,13 @@ class Upstream:
             await asyncio.wait(self._tasks)
         await self._remote.close()
         await self._original.close()
+
+    def _tokenizer(self) -> Remote:
+        if isinstance(self._speaker, Remote):
+            return self._speaker
+        raise BadRequest(
+            f"{self._name} does not tell its models' tokens; today's rkllama does", param="model"
+        )
 
     def _theirs(self, model: str) -> str:
         if self._lost is not None:
@@ -187,6 +216,8 @@ class Upstream:
 
     def _found(self, cards: tuple[ModelCard, ...]) -> None:
         before = self.cards
+        # Another node of ours chooses there, and so does this one here.
+        cards = tuple(card for card in cards if card.id not in NAMES)
         named = {(_OURS.get(card.id, card.id) if self._npu else card.id): card for card in cards}
         self._models = {ours: card.id for ours, card in named.items()}
         self._cards = tuple(msgspec.structs.replace(card, id=ours) for ours, card in named.items())

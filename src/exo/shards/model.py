@@ -10,18 +10,18 @@ was left or failed gives its slot back when every shard has let go of it, which 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from exo.cards import ModelCard
-from exo.channels import Channels
-from exo.chat import ChatRequest, Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
+from exo.chat import ChatRequest, Delta, Timings, TokenLogprob, Usage
+from exo.engine import SpellRequest, check_tokens
 from exo.errors import BadRequest, ContextLengthExceeded, ExoError
-from exo.generation.constraints import grammar
 from exo.generation.folder import Texts
-from exo.generation.resume import take_up
+from exo.generation.reading import prompt_of
 from exo.generation.templates import ChatTemplate
 from exo.generation.vocabulary import Vocabulary
+from exo.generation.writing import Ended, Piece, Run, answer
 from exo.shards.chain import Chain
 from exo.shards.frames import Drawn, Odds
 from exo.shards.slots import Slots
@@ -56,41 +56,34 @@ class LayeredModel:
     def alive(self) -> bool:
         return self._chain.alive
 
-    async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        prompt, thinking = self._prompt(request)
-        raw = request.prompt is not None
-        channels = Channels(stop=request.stop, tools=bool(request.tools), thinking=thinking, raw=raw)
-        if request.so_far:
-            prompt += take_up(request.so_far, channels, opened=thinking)
-        tokens = self._tokens(prompt, request)
-        async with self._answer(request, tokens, grammar(request)) as answer:
-            while (drawn := await answer.next()) is not None:
-                text = self._vocabulary.bytes_of(drawn.token)
-                for delta in channels.feed(text, logprobs=self._logprobs(drawn)):
-                    yield delta
-                if channels.stopped:
+    def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        return answer(request, self._template, self._generate)
+
+    async def _generate(
+        self, request: ChatRequest, run: Run, enough: Callable[[], bool]
+    ) -> AsyncGenerator[Piece | Ended, None]:
+        shown = self._vocabulary.shown(run.tags)
+        async with self._answer(request, run, self._tokens(run.prompt, request)) as steps:
+            while (drawn := await steps.next()) is not None:
+                yield Piece(self._vocabulary.bytes_of(drawn.token, shown), logprobs=self._logprobs(drawn))
+                if enough():
                     break
-            for delta in channels.finish():
-                yield delta
-            yield answer.finished(channels)
+            yield steps.ended()
+
+    async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
+        text = await prompt_of(request, self._template)
+        return self._vocabulary.encode(self._begun(text) if begin or request.prompt is None else text)
+
+    async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
+        check_tokens(request, self._vocabulary.size)
+        return tuple(map(self._vocabulary.spelled, request.tokens))
 
     async def unload(self) -> None:
         await self._chain.stop()
 
-    def _prompt(self, request: ChatRequest) -> tuple[str, bool]:
-        if request.prompt is not None:
-            return request.prompt, False
-        if self._template is None:
-            raise BadRequest(
-                f"model '{self._card.id}' has no chat template; use /v1/completions", param="messages"
-            )
-        return self._template.render(request)
-
     def _tokens(self, prompt: str, request: ChatRequest) -> tuple[int, ...]:
         param = "messages" if request.messages else "prompt"
-        if not prompt.startswith(self._begins):  # most templates write it themselves
-            prompt = self._begins + prompt
-        tokens = self._vocabulary.encode(prompt)
+        tokens = self._vocabulary.encode(self._begun(prompt))
         if not tokens:
             raise BadRequest("the prompt is empty", param=param)
         if len(tokens) >= self._context:
@@ -101,22 +94,26 @@ class LayeredModel:
             )
         return tokens
 
+    def _begun(self, prompt: str) -> str:
+        # Most templates write it themselves.
+        return prompt if prompt.startswith(self._begins) else self._begins + prompt
+
     @asynccontextmanager
     async def _answer(
-        self, request: ChatRequest, prompt: tuple[int, ...], form: str | None
+        self, request: ChatRequest, run: Run, prompt: tuple[int, ...]
     ) -> AsyncIterator["_Answer"]:
         """An answer in a slot of its own; afterwards nothing of it is under way in any shard."""
         await self._turns.acquire()
         slot, cached = self._slots.take(prompt)
-        answer = _Answer(self._chain, slot, prompt, cached, self._vocabulary.ends)
+        steps = _Answer(self._chain, slot, prompt, cached, self._vocabulary.ends)
         room = self._context - len(prompt)
         try:
             sampling, logprobs = request.sampling, request.logprobs
-            await self._chain.begin(slot, sampling, form=form, logprobs=logprobs, prompt=prompt)
-            answer.start(min(room, sampling.max_tokens or room))
-            yield answer
+            await self._chain.begin(slot, sampling, form=run.form, logprobs=logprobs, prompt=prompt)
+            steps.start(room if run.limit is None else min(room, run.limit))
+            yield steps
         finally:
-            ending = asyncio.create_task(self._end(slot, answer))
+            ending = asyncio.create_task(self._end(slot, steps))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
             # Whoever cancels this, too, does not wait for it, but the slot is for others only then.
@@ -178,15 +175,12 @@ class _Answer:
             self._go((drawn.token,))
         return drawn
 
-    def finished(self, channels: Channels) -> Finished:
-        """The answer has ended well, be it with a step under way that a stop string has made useless."""
+    def ended(self) -> Ended:
+        """The run has ended well, be it with a step under way that has become useless."""
         self._over = True
-        reason: FinishReason = "length" if self._cut and not channels.stopped else "stop"
-        if channels.called:
-            reason = "tool_calls"
-        reasoning = min(channels.reasoning_tokens, self._drawn)
-        usage = Usage(len(self._prompt), self._drawn, reasoning, self._cached)
-        return Finished(reason, usage, Timings(self._first - self._began, time.perf_counter() - self._first))
+        usage = Usage(len(self._prompt), self._drawn, cached_tokens=self._cached)
+        timings = Timings(self._first - self._began, time.perf_counter() - self._first)
+        return Ended(self._cut, usage, timings)
 
     async def settled(self) -> bool:
         """Lets go of the step under way, if there is one. Whether the slot's caches hold what `held` says."""

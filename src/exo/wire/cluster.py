@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
+from exo.auto import Picked
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device
 from exo.routing import Route
@@ -65,11 +66,22 @@ class RouteShown(Struct, frozen=True, kw_only=True):
     why: tuple[str, ...]
 
 
+class Choice(Struct, frozen=True, kw_only=True):
+    """What was chosen for "auto": the probability that thinking pays, and the reasons."""
+
+    kind: str
+    thinking: bool | None
+    probability: float
+    why: tuple[str, ...]
+
+
 class RoutesAnswer(Struct, frozen=True, kw_only=True):
-    """The nodes that could answer a request for the model, best first."""
+    """The nodes that could answer a request for the model, best first, and why it is this model where "auto"
+    was asked for."""
 
     model: str
     routes: tuple[RouteShown, ...]
+    auto: Choice | UnsetType = UNSET
 
 
 class Flops(Struct, frozen=True):
@@ -118,11 +130,19 @@ def decode_spread(body: bytes) -> SpreadBody:
     return _spread.read(body)
 
 
-def routes_answer(model: str, routes: Sequence[Route]) -> bytes:
+def routes_answer(model: str, routes: Sequence[Route], picked: Picked | None = None) -> bytes:
     shown = tuple(
         RouteShown(node=route.node.id, seconds=round(route.seconds, 3), why=route.why) for route in routes
     )
-    return msgspec.json.encode(RoutesAnswer(model=model, routes=shown))
+    auto: Choice | UnsetType = UNSET
+    if picked:
+        auto = Choice(
+            kind=picked.kind,
+            thinking=picked.thinking,
+            probability=round(picked.probability, 3),
+            why=picked.why,
+        )
+    return msgspec.json.encode(RoutesAnswer(model=model, routes=shown, auto=auto))
 
 
 def topology_answer(cluster: Cluster) -> bytes:

@@ -1,17 +1,21 @@
 """What this node's HTTP API looks like, as OpenAPI 3.1: made of the very structs that read and write it."""
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from exo.errors import STATUS
 from exo.nodes import Cluster
 from exo.wire import cluster as clusters
-from exo.wire import downloads, shards
+from exo.wire import downloads, shards, tokens
+from exo.wire.anthropic import answer_types as anthropic_answers
+from exo.wire.anthropic import request_types as anthropic_requests
 from exo.wire.ollama import answer_types as ollama_answers
 from exo.wire.ollama import request_types as ollama_requests
 from exo.wire.openai import answer_types as answers
 from exo.wire.openai import request_types as requests
+from exo.wire.responses import answer_types as response_answers
+from exo.wire.responses import request_types as response_requests
 
 _ANSWERS = (
     answers.ChatAnswer,
@@ -21,6 +25,10 @@ _ANSWERS = (
     answers.ModelsAnswer,
     answers.ModelAnswer,
     answers.ErrorAnswer,
+    response_answers.ResponseAnswer,
+    response_answers.ResponseEvent,
+    response_answers.ItemsAnswer,
+    response_answers.ResponseDeleted,
     Cluster,
     clusters.Topology,
     clusters.RoutesAnswer,
@@ -31,6 +39,14 @@ _ANSWERS = (
     downloads.InitialModel,
     downloads.PoolModel,
     downloads.RepoProgress,
+    tokens.EncodedChat,
+    tokens.TokenizeAnswer,
+    tokens.DetokenizeAnswer,
+    anthropic_answers.AnthropicAnswer,
+    *get_args(anthropic_answers.AnthropicEvent),
+    anthropic_answers.AnthropicCount,
+    anthropic_answers.AnthropicModels,
+    anthropic_answers.AnthropicModel,
     ollama_answers.OllamaChatAnswer,
     ollama_answers.OllamaGenerateAnswer,
     ollama_answers.OllamaEmbedAnswer,
@@ -46,9 +62,15 @@ _REQUESTS = (
     requests.ChatBody,
     requests.CompletionBody,
     requests.EmbeddingsBody,
+    response_requests.ResponsesBody,
     clusters.LoadBody,
     clusters.SpreadBody,
     downloads.DownloadBody,
+    tokens.TokenizeChatBody,
+    tokens.TokenizeTextBody,
+    tokens.DetokenizeBody,
+    anthropic_requests.AnthropicMessages,
+    anthropic_requests.AnthropicCountTokens,
     ollama_requests.OllamaChat,
     ollama_requests.OllamaGenerate,
     ollama_requests.OllamaEmbed,
@@ -85,7 +107,12 @@ def document(version: str) -> bytes:
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
                 "security": [{}, {"key": []}],
-                "paths": _paths() | _cluster_paths() | _download_paths() | _ollama_paths(),
+                "paths": _paths()
+                | _cluster_paths()
+                | _download_paths()
+                | _ollama_paths()
+                | _response_paths()
+                | _anthropic_paths(),
                 "components": {
                     "schemas": schemas,
                     "securitySchemes": {
@@ -102,7 +129,12 @@ def document(version: str) -> bytes:
 
 
 def _paths() -> _Json:
-    return {
+    # They look as Anthropic's to a client that says which release of Anthropic's API it speaks.
+    models = _reading("models", "The models that can be asked", answers.ModelsAnswer)
+    models["responses"]["200"]["content"] = _either(answers.ModelsAnswer, anthropic_answers.AnthropicModels)
+    model = _reading("model", "One model", answers.ModelAnswer, 404)
+    model["responses"]["200"]["content"] = _either(answers.ModelAnswer, anthropic_answers.AnthropicModel)
+    return _token_paths() | {
         "/v1/chat/completions": {
             "post": _asking(
                 "chat",
@@ -124,14 +156,58 @@ def _paths() -> _Json:
                 "embed", "Turn texts into vectors", requests.EmbeddingsBody, _json(answers.EmbeddingsAnswer)
             )
         },
-        "/v1/models": {"get": _reading("models", "The models that can be asked", answers.ModelsAnswer)},
+        "/v1/models": {"get": models},
         "/v1/models/{id}": {
-            "get": _reading("model", "One model", answers.ModelAnswer, 404),
+            "get": model,
             "parameters": [_ID],
         },
         "/healthcheck": {"get": _probe("alive", "Whether the process is alive", "It is.")},
         "/ready": {"get": _probe("ready", "Whether it can serve", "It can.", 503)},
         "/metrics": {"get": _probe("metrics", "Figures for Prometheus", "The figures.", content=_text())},
+    }
+
+
+def _token_paths() -> _Json:
+    """The first exo's route, and those that llama.cpp's server and vLLM have."""
+    encode = _asking("encode", "A conversation's tokens", requests.ChatBody, _json(tokens.EncodedChat))
+    bodies = {"anyOf": [_ref(tokens.TokenizeChatBody), _ref(tokens.TokenizeTextBody)]}
+    tokenize = _asking("tokenize", "Tokens of a text", tokens.TokenizeTextBody, _json(tokens.TokenizeAnswer))
+    tokenize["requestBody"]["content"] = {"application/json": {"schema": bodies}}
+    detokenize = _asking(
+        "detokenize", "The text of tokens", tokens.DetokenizeBody, _json(tokens.DetokenizeAnswer)
+    )
+    return {
+        "/v1/chat/token/encode": {"post": encode},
+        "/tokenize": {"post": tokenize},
+        "/detokenize": {"post": detokenize},
+    }
+
+
+def _response_paths() -> _Json:
+    """OpenAI's Responses. Those that are kept are this node's own."""
+    told, sent = response_answers, response_requests.ResponsesBody
+    streamed = _stream(
+        "text/event-stream",
+        "Where a stream is asked for: events, each named by its type, whose data is this. The last one is "
+        "response.completed, response.incomplete, or behind an error response.failed.",
+        told.ResponseEvent,
+    )
+    items = _reading("input_items", "The conversation a response answers", told.ItemsAnswer, 400, 404)
+    items["parameters"] = [
+        {"name": "after", "in": "query", "description": "The id of an item.", "schema": _TEXT},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}},
+        {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"], "default": "desc"}},
+    ]
+    return {
+        "/v1/responses": {
+            "post": _asking("respond", "Answer, and keep it", sent, _json(told.ResponseAnswer) | streamed)
+        },
+        "/v1/responses/{id}": {
+            "get": _reading("response", "A response that is kept", told.ResponseAnswer, 400, 404),
+            "delete": _reading("forget", "Keep a response no longer", told.ResponseDeleted, 400, 404),
+            "parameters": [_ID],
+        },
+        "/v1/responses/{id}/input_items": {"get": items, "parameters": [_ID]},
     }
 
 
@@ -225,6 +301,29 @@ def _ollama_paths() -> _Json:
     return paths
 
 
+def _anthropic_paths() -> _Json:
+    """Anthropic's API. It lists models under OpenAI's paths."""
+    asked, told = anthropic_requests, anthropic_answers
+    events = {
+        "type": "string",
+        "description": "Where a stream is asked for: events named as their data's type, the last one "
+        "message_stop. An error ends the answer without it.",
+        "contentMediaType": "text/event-stream",
+        "contentSchema": {"anyOf": [_ref(event) for event in get_args(told.AnthropicEvent)]},
+    }
+    answer = _json(told.AnthropicAnswer) | {"text/event-stream": {"schema": events}}
+    error = told.AnthropicErrorAnswer
+    messages = _asking("messages", "Answer a conversation", asked.AnthropicMessages, answer, error)
+    count = _asking(
+        "count_tokens",
+        "How many tokens a conversation has",
+        asked.AnthropicCountTokens,
+        _json(told.AnthropicCount),
+        error,
+    )
+    return {"/v1/messages": {"post": messages}, "/v1/messages/count_tokens": {"post": count}}
+
+
 def _events(of: type) -> _Json:
     return _stream(
         "text/event-stream",
@@ -297,7 +396,11 @@ def _json(kind: type) -> _Json:
 
 def _late(kind: type) -> _Json:
     """An answer that the status 200 may go ahead of, before its failure is known."""
-    return {"application/json": {"schema": {"anyOf": [_ref(kind), _ref(answers.ErrorAnswer)]}}}
+    return _either(kind, answers.ErrorAnswer)
+
+
+def _either(*kinds: type) -> _Json:
+    return {"application/json": {"schema": {"anyOf": [_ref(kind) for kind in kinds]}}}
 
 
 def _text() -> _Json:

@@ -81,13 +81,14 @@ class _Answer:
         logits = self._read(prompt)
         prefilled = time.monotonic()
         drawn, cut = 0, False
+        shown = self._vocabulary.shown(ask.tags)
         while logits is not None:
             token = sampler.draw(logits, form.allowed() if form else None)
             if token in self._vocabulary.ends:
                 break
             drawn += 1
             odds = None if ask.logprobs is None else self._odds(logits, token, ask.logprobs)
-            on_event(Token(self._vocabulary.bytes_of(token), token, logprobs=odds))
+            on_event(Token(self._vocabulary.bytes_of(token, shown), token, logprobs=odds))
             if form and form.completed_by(token):
                 break
             # The last place stays free: whether a runtime would fill it could not be tried.

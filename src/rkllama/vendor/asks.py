@@ -71,13 +71,14 @@ class Stepwise(msgspec.Struct, frozen=True, kw_only=True, tag="stepwise"):
 
     It needs release 1.2.0. `prompt` is raw text: special tokens in it are that, and no template is applied.
     `vocabulary` is the folder of the model's tokenizer.json. Every field of `sampling` is honoured. `form`
-    is what `exo.generation.constraints.grammar` returns; `logprobs` is as in `exo.chat.ChatRequest`.
+    and `tags` are as in `exo.generation.writing.Run`; `logprobs` is as in `exo.chat.ChatRequest`.
     """
 
     prompt: str
     vocabulary: Path
     sampling: Sampling = Sampling()
     form: str | None = None
+    tags: tuple[str, ...] = ()
     logprobs: int | None = None
 
 

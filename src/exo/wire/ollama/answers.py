@@ -53,7 +53,8 @@ class LineStream:
             case Reasoning():
                 said = _encode(delta.text).join(self._thinking)
             case Finished():
-                self._finished, said = delta, b""
+                self._finished = delta
+                return self._called(self._calls.end(cut=delta.reason == "length"))
         return self._called(self._calls.end()) + said
 
     def end(self, usage: Usage) -> bytes:

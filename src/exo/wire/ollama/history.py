@@ -27,7 +27,7 @@ def messages(sent: Sequence[types.OllamaMessage]) -> Iterator[Message]:
                 calls = tuple(_calls(message.tool_calls or [], made, place))
                 made += len(calls)
                 unanswered.extend(calls)
-                yield Message("assistant", content, tool_calls=calls)
+                yield Message("assistant", content, tool_calls=calls, reasoning=message.thinking or "")
             case "tool":
                 yield Message("tool", content, tool_call_id=_answered(message, unanswered, place))
             case role:

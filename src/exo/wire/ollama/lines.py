@@ -36,9 +36,9 @@ class Calls:
         self._pieces.append(delta)
         return ended
 
-    def end(self) -> list[types.OllamaAnsweredCall]:
+    def end(self, *, cut: bool = False) -> list[types.OllamaAnsweredCall]:
         """The call under way, if there is one, as nothing more of it can come. Raises `EngineFailed` where
-        its arguments are no object."""
+        its arguments are no object; in an answer that was cut off, such a call is left out."""
         if not self._pieces:
             return []
         first, text = self._pieces[0], "".join(piece.arguments for piece in self._pieces) or "{}"
@@ -48,6 +48,8 @@ class Calls:
             # On one line: lines are what the parts of a stream are told apart by.
             arguments = msgspec.json.format(text, indent=-1)
         except (msgspec.DecodeError, RecursionError) as error:
+            if cut:
+                return []
             raise EngineFailed(f"the model called '{first.name}' with broken arguments: {error}") from error
         function = types.OllamaFunctionMade(first.index, first.name, Raw(arguments))
         return [types.OllamaAnsweredCall(first.id, function)]
@@ -70,7 +72,7 @@ def joined(deltas: Sequence[Delta]) -> tuple[Said, Finished]:
             case ToolCall():
                 made += calls.feed(delta)
             case Finished():
-                made += calls.end()
+                made += calls.end(cut=delta.reason == "length")
                 return Said("".join(text), "".join(thinking), made, logprobs), delta
     raise EngineFailed(UNFINISHED)
 

@@ -96,7 +96,7 @@ class OllamaCallMade(Sent, frozen=True):
 
 
 class OllamaMessage(Sent, frozen=True):
-    """`thinking` of earlier answers is not shown to the model again. A "tool" message answers the call that
+    """`thinking` is what was thought before an earlier answer. A "tool" message answers the call that
     `tool_call_id` names, or the next open one of `tool_name`, or simply the next open one."""
 
     role: Literal["system", "user", "assistant", "tool"]

@@ -5,7 +5,6 @@ raise nothing else, whatever the bytes. Types and ranges are checked by the stru
 """
 
 import re
-from collections.abc import Iterator
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,10 +13,12 @@ from exo.cards import ModelCard, Recipe
 from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, Tool
 from exo.errors import BadRequest
 from exo.wire import schemas
+from exo.wire.efforts import effort
 from exo.wire.json import Reader
 from exo.wire.ollama import request_types as types
 from exo.wire.ollama.calls import AskCall, CreateCall, EmbedCall, PullCall
 from exo.wire.ollama.history import messages
+from exo.wire.tools import offered
 
 _CHAT = Reader(types.OllamaChat)
 _GENERATE = Reader(types.OllamaGenerate)
@@ -52,8 +53,6 @@ def decode_chat(body: bytes, *, id: str) -> AskCall:
     request = msgspec.structs.replace(
         _request(asked, id), messages=tuple(messages(asked.messages or [])), tools=_tools(asked)
     )
-    if request.tools and request.json_schema is not None:
-        raise BadRequest("format together with tools is not supported yet", param="format")
     return _call(asked, request)
 
 
@@ -70,7 +69,9 @@ def decode_generate(body: bytes, *, id: str) -> AskCall:
         for key, value in (("system", asked.system), ("think", request.thinking)):
             if value:
                 raise BadRequest(f"{key} has no place in a raw prompt: put it into the text", param=key)
-        request = msgspec.structs.replace(request, prompt=asked.prompt or None, thinking=None)
+        request = msgspec.structs.replace(
+            request, prompt=asked.prompt or None, thinking=None, thinking_budget=None
+        )
     elif asked.prompt:
         system = (Message("system", asked.system),) if asked.system else ()
         request = msgspec.structs.replace(request, messages=(*system, Message("user", asked.prompt)))
@@ -190,6 +191,7 @@ def _request(asked: types.Generation, id: str) -> ChatRequest:
     if asked.top_logprobs is not None and not asked.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     options = asked.options or types.OllamaOptions()
+    thinking, budget = effort(asked.think) if isinstance(asked.think, str) else (asked.think, None)
     return ChatRequest(
         id=id,
         model=asked.model,
@@ -197,7 +199,8 @@ def _request(asked: types.Generation, id: str) -> ChatRequest:
         stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ()),
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         json_schema=_schema(asked.format),
-        thinking=True if isinstance(asked.think, str) else asked.think,
+        thinking=thinking,
+        thinking_budget=budget,
     )
 
 
@@ -232,22 +235,12 @@ def _schema(format: types.Format | None) -> JsonSchema | None:
 
 
 def _tools(asked: types.OllamaChat) -> tuple[Tool, ...]:
-    return tuple(_each_tool(asked.tools or []))
-
-
-def _each_tool(sent: list[types.OllamaTool]) -> Iterator[Tool]:
-    names: set[str] = set()
-    for i, tool in enumerate(sent):
-        function, place = tool.function, f"tools[{i}].function"
-        if function.name in names:
-            raise BadRequest(f'{place}.name: there are two tools "{function.name}"', param=f"{place}.name")
-        names.add(function.name)
-        parameters = function.parameters or {}
-        schemas.check(parameters, f"{place}.parameters")
-        if parameters.get("type", "object") != "object":
-            text = f'{place}.parameters must be the schema of an object: its "type" must be "object"'
-            raise BadRequest(text, param=f"{place}.parameters")
-        yield Tool(function.name, function.description or "", parameters)
+    sent = [each.function for each in asked.tools or ()]
+    tools = offered(
+        (f"tools[{i}].function", Tool(function.name, function.description or "", function.parameters or {}))
+        for i, function in enumerate(sent)
+    )
+    return tuple(tools.values())
 
 
 def _name(asked: types.Named) -> str:

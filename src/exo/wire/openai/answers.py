@@ -50,9 +50,20 @@ class ChatStream:
     headers = _SSE
     keepalive = _COMMENT
 
-    def __init__(self, id: str, created: int, model: str, *, include_usage: bool = False, n: int = 1):
+    def __init__(
+        self,
+        id: str,
+        created: int,
+        model: str,
+        *,
+        include_usage: bool = False,
+        n: int = 1,
+        reasoning: bool = True,
+    ):
+        """Without `reasoning`, what the model thinks is left out."""
         self._id, self._created, self._model = id, created, model
         self._include_usage = include_usage
+        self._shows_reasoning = reasoning
         self._text = [self._around(i, types.ChatDelta(content=_MARK)) for i in range(n)]
         self._reasoning = [self._around(i, types.ChatDelta(reasoning_content=_MARK)) for i in range(n)]
 
@@ -67,6 +78,8 @@ class ChatStream:
                 before, after = self._text[index]
                 return before + _encode(delta.text) + after
             case Reasoning():
+                if not self._shows_reasoning:
+                    return b""
                 before, after = self._reasoning[index]
                 return before + _encode(delta.text) + after
             case ToolCall():
@@ -196,15 +209,20 @@ class _Whole(msgspec.Struct):
     logprobs: list[TokenLogprob]
 
 
-def chat_answer(id: str, created: int, model: str, choices: Sequence[Sequence[Delta]]) -> bytes:
-    """`choices` are the answers to one request; raises `EngineFailed` where one has no `Finished`."""
+def chat_answer(
+    id: str, created: int, model: str, choices: Sequence[Sequence[Delta]], *, reasoning: bool = True
+) -> bytes:
+    """`choices` are the answers to one request; raises `EngineFailed` where one has no `Finished`.
+
+    Without `reasoning`, what the model thought is left out.
+    """
     wholes = [_joined(deltas) for deltas in choices]
     answered = [
         types.ChatChoice(
             index=i,
             message=types.AnswerMessage(
                 content=whole.text if whole.text or not whole.calls else None,
-                reasoning_content=whole.reasoning or msgspec.UNSET,
+                reasoning_content=(reasoning and whole.reasoning) or msgspec.UNSET,
                 tool_calls=whole.calls or msgspec.UNSET,
             ),
             logprobs=figures.chat_logprobs(whole.logprobs) if whole.logprobs else None,

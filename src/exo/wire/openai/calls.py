@@ -6,12 +6,13 @@ from exo.chat import ChatRequest, EmbedRequest
 
 
 class ChatCall(msgspec.Struct, frozen=True):
-    """`n` answers wanted to one request."""
+    """`n` answers wanted to one request, with what was thought where `reasoning`."""
 
     request: ChatRequest
     n: int
     stream: bool
     include_usage: bool
+    reasoning: bool = True
 
 
 class CompletionCall(msgspec.Struct, frozen=True):

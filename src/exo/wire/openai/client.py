@@ -36,6 +36,9 @@ def encode_chat(request: ChatRequest) -> bytes:
         messages=messages,
         continue_final_message=True if request.so_far else None,
         tools=[_tool(tool) for tool in request.tools] or None,
+        tool_choice=_tool_choice(request),
+        parallel_tool_calls=None if request.parallel_calls or not request.tools else False,
+        thinking_budget=request.thinking_budget,
         logprobs=True if request.logprobs is not None else None,
         top_logprobs=request.logprobs or None,
         chat_template_kwargs=(
@@ -105,7 +108,20 @@ def _message(message: Message) -> types.ChatMessage:
                 for call in message.tool_calls
             ]
             content = message.content if message.content or not calls else None
-            return types.AssistantMessage(content=content, tool_calls=calls or None)
+            return types.AssistantMessage(
+                content=content, tool_calls=calls or None, reasoning_content=message.reasoning or None
+            )
+
+
+def _tool_choice(request: ChatRequest) -> types.ToolChoice | None:
+    if not request.must_call:
+        return None
+    if set(request.must_call) == {tool.name for tool in request.tools}:
+        return "required"
+    named = [types.FunctionChoice(types.NamedFunction(name)) for name in request.must_call]
+    if len(named) == 1:
+        return named[0]
+    return types.AllowedChoice(types.AllowedTools("required", named))
 
 
 def _tool(tool: Tool) -> types.FunctionTool:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from exo.wire.efforts import Effort
+
 INT32 = 2**31 - 1  # engines keep token ids and counts in C ints
 INT64 = 2**63 - 1
 
@@ -16,7 +18,7 @@ NonEmpty: TypeAlias = Annotated[str, Meta(min_length=1)]
 ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 # `$` alone lets a newline follow, in Python; the look-ahead changes nothing in JSON Schema's own regexes.
 FunctionName: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", description="1 to 64 letters, digits, _ or -")
+    str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,128}$(?!\n)", description="1 to 128 letters, digits, _ or -")
 ]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=INT32)]
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=INT32)]
@@ -73,8 +75,11 @@ class UserMessage(Sent, frozen=True, tag_field="role", tag="user"):
 
 
 class CalledFunction(Sent, frozen=True):
+    """`parsed_arguments` is what OpenAI's own clients keep beside them."""
+
     name: NonEmpty
     arguments: str
+    parsed_arguments: Any = None
 
 
 class CallMade(Sent, frozen=True, tag_field="type", tag="function"):
@@ -86,7 +91,7 @@ class CallMade(Sent, frozen=True, tag_field="type", tag="function"):
 
 
 class AssistantMessage(Sent, frozen=True, tag_field="role", tag="assistant"):
-    """An earlier answer as this dialect gave it. Its reasoning is not shown to the model again."""
+    """An earlier answer as this dialect gave it; `parsed` is what OpenAI's own clients keep beside it."""
 
     content: Content | None = None
     tool_calls: list[CallMade] | None = None
@@ -94,6 +99,7 @@ class AssistantMessage(Sent, frozen=True, tag_field="role", tag="assistant"):
     reasoning_content: str | None = None
     name: str | None = None
     annotations: list[JsonObject] | None = None
+    parsed: Any = None
     audio: Annotated[None, Meta(description="send the answer's text as content")] = None
     function_call: Annotated[None, Meta(description="use tool_calls")] = None
 
@@ -122,6 +128,30 @@ class FunctionDefinition(Sent, frozen=True):
 
 class FunctionTool(Sent, frozen=True, tag_field="type", tag="function"):
     function: FunctionDefinition
+
+
+class NamedFunction(Sent, frozen=True):
+    name: NonEmpty
+
+
+class FunctionChoice(Sent, frozen=True, tag_field="type", tag="function"):
+    """The tool that has to be called."""
+
+    function: NamedFunction
+
+
+class AllowedTools(Sent, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Meta(min_length=1)]
+
+
+class AllowedChoice(Sent, frozen=True, tag_field="type", tag="allowed_tools"):
+    """The tools that may, or one of which has to be called."""
+
+    allowed_tools: AllowedTools
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | FunctionChoice | AllowedChoice
 
 
 class TextFormat(Sent, frozen=True, tag_field="type", tag="text"):
@@ -183,23 +213,26 @@ class Generation(Sent, frozen=True):
 
 class ChatBody(Generation, frozen=True, kw_only=True):
     """POST /v1/chat/completions. Beside OpenAI's keys: `top_k`, `min_p`, `repeat_penalty` (or
-    `repetition_penalty`), `grammar` (GBNF), and `enable_thinking`, alone or in `chat_template_kwargs`; and as
-    vLLM has it, `continue_final_message`: the last message is the beginning of the answer."""
+    `repetition_penalty`), `grammar` (GBNF), and `enable_thinking`, alone or in `chat_template_kwargs`;
+    `thinking_budget`, in tokens; `include_reasoning`, whether the answer shows what was thought, and
+    `keep_reasoning`, whether the model is given what it had thought before earlier answers, as far as its
+    chat template does so; and as vLLM has it, `continue_final_message`: the last message is the beginning of
+    the answer."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=10_000)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
-    tool_choice: Annotated[
-        Literal["auto", "none"] | None,
-        Meta(description='making the model call a tool is not supported yet, use "auto"'),
-    ] = None
+    tool_choice: ToolChoice | None = None
     chat_template_kwargs: TemplateSwitches | None = None
     enable_thinking: bool | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
+    thinking_budget: Count | None = None
+    include_reasoning: bool | None = None
+    keep_reasoning: bool | None = None
     modalities: list[Annotated[Literal["text"], Meta(description="audio is not supported")]] | None = None
     # Without effect on the answer of a machine that keeps nothing and sends nothing elsewhere:
     metadata: dict[str, str] | None = None
@@ -216,7 +249,7 @@ class ChatBody(Generation, frozen=True, kw_only=True):
     audio: Annotated[None, Meta(description="answers are text only")] = None
     prediction: Annotated[None, Meta(description="leave it out")] = None
     moderation: Annotated[None, Meta(description="leave it out")] = None
-    verbosity: Annotated[None, Meta(description="ask for it in a system message")] = None
+    verbosity: Annotated[Literal["medium"] | None, Meta(description="ask for it in a system message")] = None
     web_search_options: Annotated[None, Meta(description="this server searches nothing")] = None
 
 

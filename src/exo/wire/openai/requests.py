@@ -5,7 +5,7 @@ raise nothing else, whatever the bytes. Types and ranges are checked by the stru
 is what concerns several keys at once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -13,13 +13,13 @@ import msgspec
 from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, SoFar, Tool, ToolCall
 from exo.errors import BadRequest
 from exo.wire import schemas
+from exo.wire.efforts import effort
 from exo.wire.json import Reader
 from exo.wire.openai import request_types as types
 from exo.wire.openai.calls import ChatCall, CompletionCall, EmbedCall
+from exo.wire.tools import offered
 
 T = TypeVar("T")
-
-_THINKS = {"none": False, "minimal": False}  # of reasoning_effort; every other effort thinks
 
 _CHAT = Reader(types.ChatBody)
 _COMPLETION = Reader(types.CompletionBody)
@@ -33,23 +33,33 @@ def decode_chat(body: bytes, *, id: str) -> ChatCall:
     if asked.top_logprobs is not None and not asked.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     so_far = _so_far(asked)
+    messages = _messages(asked.messages[:-1] if so_far else asked.messages, keep=asked.keep_reasoning)
+    thinking, budget = _thinking(asked)
+    tools, must_call = _tools(asked)
     request = ChatRequest(
         id=id,
         model=asked.model or "",
-        messages=tuple(_messages(asked.messages[:-1] if so_far else asked.messages)),
+        messages=tuple(messages),
         sampling=_sampling(asked, max_completion_tokens=asked.max_completion_tokens),
         stop=_stop(asked),
-        tools=_tools(asked),
+        tools=tools,
+        must_call=must_call,
+        parallel_calls=asked.parallel_tool_calls is not False,
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         json_schema=_json_schema(asked),
         grammar=asked.grammar,
-        thinking=_thinking(asked),
+        thinking=thinking,
+        thinking_budget=budget,
         so_far=so_far,
     )
-    if request.tools and (request.json_schema is not None or request.grammar is not None):
-        param = "grammar" if request.json_schema is None else "response_format"
-        raise BadRequest(f"{param} together with tools is not supported yet", param=param)
-    return ChatCall(request, asked.n or 1, bool(asked.stream), _include_usage(asked))
+    if tools and request.grammar is not None:
+        text = "grammar and tools exclude each other: a grammar knows of no calls"
+        raise BadRequest(text, param="grammar")
+    if must_call and request.json_schema is not None:
+        text = "response_format is of no use where tool_choice says that a tool has to be called"
+        raise BadRequest(text, param="response_format")
+    shown = asked.include_reasoning is not False
+    return ChatCall(request, asked.n or 1, bool(asked.stream), _include_usage(asked), shown)
 
 
 def decode_completion(body: bytes, *, id: str) -> CompletionCall:
@@ -101,7 +111,8 @@ def _so_far(asked: types.ChatBody) -> SoFar | None:
     return SoFar(_text(last.content or ""), last.reasoning_content or "")
 
 
-def _messages(sent: list[types.ChatMessage]) -> Iterator[Message]:
+def _messages(sent: list[types.ChatMessage], *, keep: bool | None) -> Iterator[Message]:
+    """The conversation, without earlier thoughts unless `keep` leaves them in."""
     for i, message in enumerate(sent):
         match message:
             case types.SystemMessage() | types.DeveloperMessage():
@@ -109,7 +120,8 @@ def _messages(sent: list[types.ChatMessage]) -> Iterator[Message]:
             case types.UserMessage():
                 yield Message("user", _text(message.content))
             case types.AssistantMessage():
-                yield _assistant(message, f"messages[{i}]")
+                answer = _assistant(message, f"messages[{i}]")
+                yield msgspec.structs.replace(answer, reasoning="") if keep is False else answer
             case types.ToolMessage():
                 yield Message("tool", _text(message.content), tool_call_id=message.tool_call_id)
 
@@ -123,7 +135,8 @@ def _assistant(message: types.AssistantMessage, place: str) -> Message:
         ToolCall(i, call.id, call.function.name, call.function.arguments)
         for i, call in enumerate(message.tool_calls or ())
     )
-    return Message("assistant", _text(content or ""), tool_calls=tuple(calls))
+    reasoning = message.reasoning_content or ""
+    return Message("assistant", _text(content or ""), tool_calls=tuple(calls), reasoning=reasoning)
 
 
 def _text(content: types.Content) -> str:
@@ -149,15 +162,20 @@ def _sampling(asked: types.Generation, max_completion_tokens: int | None = None)
     )
 
 
-def _thinking(asked: types.ChatBody) -> bool | None:
-    effort, switches = asked.reasoning_effort, asked.chat_template_kwargs
-    return _agreed(
+def _thinking(asked: types.ChatBody) -> tuple[bool | None, int | None]:
+    """Whether to think, and the most tokens of it."""
+    wish, switches, budget = asked.reasoning_effort, asked.chat_template_kwargs, asked.thinking_budget
+    thinks, most = effort(wish) if wish else (None, None)
+    thinking = _agreed(
         {
             "enable_thinking": asked.enable_thinking,
             "chat_template_kwargs.enable_thinking": switches.enable_thinking if switches else None,
-            "reasoning_effort": _THINKS.get(effort, True) if effort else None,
+            "reasoning_effort": thinks,
         }
     )
+    if budget is not None and thinking is False:
+        raise BadRequest("thinking_budget is of no use where thinking is off", param="thinking_budget")
+    return thinking, most if budget is None else budget
 
 
 def _agreed(given: Mapping[str, T | None]) -> T | None:
@@ -181,19 +199,37 @@ def _include_usage(asked: types.Generation) -> bool:
     return bool(asked.stream_options.include_usage)
 
 
-def _tools(asked: types.ChatBody) -> tuple[Tool, ...]:
-    tools: dict[str, Tool] = {}
-    for i, tool in enumerate(asked.tools or ()):
-        function, place = tool.function, f"tools[{i}].function"
-        if function.name in tools:
-            raise BadRequest(f'{place}.name: there are two tools "{function.name}"', param=f"{place}.name")
-        parameters = function.parameters or {}
-        schemas.check(parameters, f"{place}.parameters")
-        if parameters.get("type", "object") != "object":
-            text = f'{place}.parameters must be the schema of an object: its "type" must be "object"'
-            raise BadRequest(text, param=f"{place}.parameters")
-        tools[function.name] = Tool(function.name, function.description or "", parameters)
-    return () if asked.tool_choice == "none" else tuple(tools.values())
+def _tools(asked: types.ChatBody) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools that may be called, and the names of those one of which has to be."""
+    sent = [each.function for each in asked.tools or ()]
+    tools = offered(
+        (f"tools[{i}].function", Tool(function.name, function.description or "", function.parameters or {}))
+        for i, function in enumerate(sent)
+    )
+    match asked.tool_choice:
+        case None | "auto":
+            return tuple(tools.values()), ()
+        case "none":
+            return (), ()
+        case "required":
+            names, must = list(tools), True
+        case types.FunctionChoice(named):
+            # The others stay in the prompt, which is in the model's cache with them.
+            _known([named.name], tools)
+            return tuple(tools.values()), (named.name,)
+        case types.AllowedChoice(allowed):
+            names, must = [each.function.name for each in allowed.tools], allowed.mode == "required"
+    if not tools:
+        raise BadRequest("tool_choice needs tools to choose from", param="tool_choice")
+    _known(names, tools)
+    return tuple(tools[name] for name in dict.fromkeys(names)), tuple(names) if must else ()
+
+
+def _known(names: Sequence[str], tools: Collection[str]) -> None:
+    for name in names:
+        if name not in tools:
+            text = f'tool_choice names "{name}", which is not among the tools'
+            raise BadRequest(text, param="tool_choice")
 
 
 def _json_schema(asked: types.Generation) -> JsonSchema | None:

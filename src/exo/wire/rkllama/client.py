@@ -43,6 +43,7 @@ def _beyond(request: ChatRequest) -> Mapping[str, bool]:
     return {
         "prompt": request.prompt is not None,
         "tools": bool(request.tools),
+        "thinking_budget": request.thinking_budget is not None,
         "logprobs": request.logprobs is not None,
         "response_format": request.json_schema is not None,
         "grammar": request.grammar is not None,
