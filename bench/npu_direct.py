@@ -20,7 +20,7 @@ import msgspec
 
 from bench.server import inherited
 from exo.chat import Sampling
-from rkllama.engine import RUNTIME_DEFAULTS
+from rkllama.asking import RUNTIME_DEFAULTS
 from rkllama.vendor.abi import Release
 from rkllama.vendor.asks import Ask, Event, Finished, Options, Prompt, Token, Waiting
 from rkllama.vendor.library import open_library

@@ -3,15 +3,14 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from exo.cards import ModelCard
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message, Sampling, Text
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Message, Text
 from exo.engine import SpellRequest, spelled
 from exo.engines.scripted import ScriptedEngine
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
-from exo.node import LocalNode, complete
+from exo.node import LocalNode
 from exo.nodes import Device
 from exo.residency import Limits, Residency
 from exo.settings import Defaults
@@ -51,69 +50,6 @@ async def test_it_says_what_it_has_in_memory(node: LocalNode, tmp_path: Path) ->
     me = node.cluster().me
     assert [card.id for card in me.cards] == ["hello"]
     assert [(r.model, r.state, r.running, r.slots) for r in me.loaded] == [("hello", "ready", 0, 3)]
-
-
-def test_what_a_request_leaves_open_is_filled_in() -> None:
-    defaults = Defaults(model="m", temperature=0.5, max_tokens=10, system_prompt="Be brief.")
-    done = complete(ChatRequest(model="", messages=(HI,)), card("m"), defaults)
-    assert done.model == "m"
-    assert done.messages == (Message("system", "Be brief."), HI)
-    assert (done.sampling.temperature, done.sampling.max_tokens) == (0.5, 10)
-
-
-def test_what_a_request_says_is_kept_but_for_the_cap() -> None:
-    defaults = Defaults(model="m", temperature=0.5, max_tokens=10, system_prompt="Be brief.")
-    asked = ChatRequest(
-        model="mine",
-        messages=(Message("system", "Be long."), HI),
-        sampling=Sampling(temperature=0.0, max_tokens=99),
-    )
-    done = complete(asked, card("mine"), defaults)
-    assert (done.model, done.messages) == ("mine", asked.messages)
-    assert (done.sampling.temperature, done.sampling.max_tokens) == (0.0, 10)
-
-
-@pytest.mark.parametrize(
-    ("general", "own", "asked", "gets"),
-    [
-        (10, 40, None, 40),
-        (10, 40, 99, 40),
-        (10, 40, 20, 20),
-        (40, 10, None, 10),
-        (40, 10, 20, 10),
-        (None, 10, 20, 10),
-        (None, 10, None, 10),
-    ],
-)
-def test_a_models_own_cap_goes_before_the_general_one_in_both_directions(
-    general: int | None, own: int, asked: int | None, gets: int
-) -> None:
-    defaults = Defaults(max_tokens=general, max_tokens_for={"own": own})
-    request = ChatRequest(model="", messages=(HI,), sampling=Sampling(max_tokens=asked))
-    assert complete(request, card("own"), defaults).sampling.max_tokens == gets
-    other = complete(request, card("other"), defaults).sampling.max_tokens
-    assert other == (asked if general is None else min(asked or general, general))
-
-
-def test_no_defaults_change_nothing() -> None:
-    asked = ChatRequest(model="mine", messages=(HI,), sampling=Sampling(max_tokens=99))
-    assert complete(asked, card("mine"), Defaults()) == asked
-
-
-def test_the_models_own_defaults_go_before_the_nodes() -> None:
-    own = msgspec.structs.replace(
-        card("m"), sampling=Sampling(temperature=0.2, top_k=7), system="Be kind.", thinking=False
-    )
-    defaults = Defaults(temperature=0.5, system_prompt="Be brief.")
-    done = complete(ChatRequest(model="m", messages=(HI,), sampling=Sampling(top_k=1)), own, defaults)
-    assert done.messages[0] == Message("system", "Be kind.")
-    assert done.sampling == Sampling(temperature=0.2, top_k=1)
-    assert done.thinking is False
-
-
-def test_a_prompt_without_template_gets_no_thinking_switch() -> None:
-    own = msgspec.structs.replace(card("m"), thinking=True)
-    assert complete(ChatRequest(model="m", prompt="1 + 1 ="), own, Defaults()).thinking is None
 
 
 class _Elsewhere:

@@ -1,25 +1,25 @@
 """This machine as one thing: the models on its disk, those in its memory, and what it says of itself."""
 
-import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Protocol
 
 import msgspec
 
 from exo import devices, limits, routing
 from exo.cards import ModelCard, Progress, Recipe
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Message, filled
-from exo.engine import Embedder, Responder, SpellRequest, Tokenizer
-from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished
+from exo.defaults import complete
+from exo.engine import SpellRequest
+from exo.errors import BadRequest, ModelNotFound, NotReady
 from exo.nodes import Cluster, Device, Node, Residence
 from exo.residency import Residency
 from exo.routing import Asked, Route
 from exo.settings import Defaults
 from exo.speeds import Speeds
+from exo.upstreams import Upstream, Upstreams
 
 log = logging.getLogger(__name__)
 
@@ -47,29 +47,6 @@ class Shelf(Protocol):
     def pull(self, name: str) -> AsyncGenerator[Progress, None]:
         """Downloads a model, as the dialects spell it: "user/repository/file". Raises `BadRequest` where
         nothing can be downloaded, and what the download fails with; nothing half-done is left as a model."""
-        ...
-
-
-class Upstream(Responder, Embedder, Tokenizer, Protocol):
-    """Another server, whose models this node offers as its own."""
-
-    @property
-    def cards(self) -> tuple[ModelCard, ...]:
-        """Those of its models that can be asked for, as far as is known."""
-        ...
-
-    def absent(self, model: str) -> ExoError | None:
-        """Why a model that is not in `cards` cannot be asked for, though this server has it, or should or
-        may have it; None for a model it does not know."""
-        ...
-
-    @property
-    def slots(self) -> int:
-        """How many requests it makes progress on at once, as far as is known."""
-        ...
-
-    async def refresh(self) -> None:
-        """Asks it again which models it has. A server that does not answer is no failure here."""
         ...
 
 
@@ -107,13 +84,12 @@ class LocalNode:
         self.formats = residency.formats
         """What its engines load on this machine."""
         self._defaults = defaults
-        self._upstreams = upstreams
+        self._upstreams = Upstreams(upstreams, changed)
         self._speeds = speeds or Speeds()
         self._addresses = addresses
         self._changed = changed
         self._remedy = remedy
         self._sensed_at = -1.0
-        self._passed_on: Counter[str] = Counter()
         self._heeded: set[str] = set()
         self._leaving = False
 
@@ -176,9 +152,8 @@ class LocalNode:
         cards = {card.id: card for card in self._known()}
         if model in cards:
             return cards[model]
-        for upstream in self._upstreams:
-            if absent := upstream.absent(model):
-                raise absent
+        if absent := self._upstreams.absent(model):
+            raise absent
         for card in self._shelf.cards:
             if card.id == model:
                 raise NotReady(
@@ -226,7 +201,7 @@ class LocalNode:
     async def cards(self) -> Sequence[ModelCard]:
         """The models that can be asked for, as they are now."""
         self._scan()
-        await asyncio.gather(*(upstream.refresh() for upstream in self._upstreams))
+        await self._upstreams.refresh()
         return self._known()
 
     async def load(self, model: str, client: str = "") -> None:
@@ -274,8 +249,7 @@ class LocalNode:
 
     def _known(self) -> tuple[ModelCard, ...]:
         """What is answered for here, and the upstreams' models that are not."""
-        cards = {card.id: card for upstream in reversed(self._upstreams) for card in upstream.cards}
-        return tuple((cards | self._loadable()).values())
+        return tuple((self._upstreams.cards | self._loadable()).values())
 
     def _loadable(self) -> dict[str, ModelCard]:
         """What is on the disk for an engine of this node. The rest is for other programs, or other nodes that
@@ -284,11 +258,8 @@ class LocalNode:
 
     def _behind(self, model: str) -> Residency | Upstream:
         """What answers for a model of `_known`."""
-        if model not in self._loadable():
-            for upstream in self._upstreams:
-                if model in {card.id for card in upstream.cards}:
-                    return upstream
-        return self._residency
+        elsewhere = None if model in self._loadable() else self._upstreams.behind(model)
+        return self._residency if elsewhere is None else elsewhere
 
     def _here(self, model: str) -> Residency:
         behind = self._behind(model)
@@ -323,7 +294,7 @@ class LocalNode:
             version=self._version,
             device=self._sensed(),
             cards=self._known(),
-            loaded=(*loaded, *self._elsewhere()),
+            loaded=(*loaded, *self._upstreams.residences(self._loadable())),
             waiting=self._residency.waiting,
             queue=self._residency.limits.waiting,
             budget=self._residency.limits.memory,
@@ -341,58 +312,10 @@ class LocalNode:
             self._device, self._sensed_at = devices.now(self._device), now
         return self._device
 
-    def _elsewhere(self) -> Iterator[Residence]:
-        """The upstreams' models, which are theirs to load; requests for them are counted here."""
-        here = self._loadable()
-        for upstream in self._upstreams:
-            for card in upstream.cards:
-                if card.id not in here:
-                    count = self._passed_on[card.id]
-                    running = min(count, upstream.slots)
-                    yield Residence(
-                        model=card.id,
-                        state="ready",
-                        bytes=0,
-                        slots=upstream.slots,
-                        running=running,
-                        waiting=count - running,
-                    )
-
-    @contextmanager
-    def _counted(self, model: str, behind: "Residency | Upstream") -> Iterator[None]:
+    def _counted(self, model: str, behind: Residency | Upstream) -> AbstractContextManager[None]:
         """Counts a request that is passed on for as long as it is."""
-        if isinstance(behind, Residency):
-            yield
-            return
-        self._passed_on[model] += 1
-        self._changed()
-        try:
-            yield
-        finally:
-            self._passed_on[model] -= 1
-            self._changed()
+        return nullcontext() if isinstance(behind, Residency) else self._upstreams.counted(model)
 
     def _measure(self, request: ChatRequest, end: Finished) -> None:
         self._speeds.answered(request.model, end, end.usage.prompt_tokens - end.usage.cached_tokens)
         self._speeds.remember(request.model, routing.prefixes(request))
-
-
-def complete(request: ChatRequest, card: ModelCard, defaults: Defaults) -> ChatRequest:
-    """Fills in what the request leaves open, from the model's card and then the node's defaults, and caps its
-    answer's length."""
-    ours = msgspec.structs.replace(
-        card.sampling,
-        temperature=defaults.temperature if card.sampling.temperature is None else card.sampling.temperature,
-    )
-    sampling = filled(request.sampling, ours)
-    if (most := defaults.most_tokens(card.id)) is not None:
-        sampling = msgspec.structs.replace(sampling, max_tokens=min(sampling.max_tokens or most, most))
-    messages, thinking = request.messages, request.thinking
-    system = card.system or defaults.system_prompt
-    if system and messages and messages[0].role != "system":
-        messages = (Message("system", system), *messages)
-    if thinking is None and messages and not (request.json_schema or request.grammar):
-        thinking = card.thinking
-    return msgspec.structs.replace(
-        request, model=card.id, sampling=sampling, messages=messages, thinking=thinking
-    )

@@ -1,26 +1,11 @@
-"""What the residency keeps of each request that waits, and of each model in memory."""
+"""What the residency keeps of each model in memory."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from exo.engine import LoadedModel
-from exo.errors import ExoError
 from exo.schedule import Resident, State
-
-
-class Ticket:
-    """A request's place in the queue; `turn` resolves to its model when it may start."""
-
-    def __init__(self, model: str, client: str, now: float) -> None:
-        self.model = model
-        self.client = client
-        self.since = now
-        self.turn: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: ExoError) -> None:
-        if not self.turn.done():
-            self.turn.set_exception(error)
 
 
 class Place:

@@ -1,16 +1,15 @@
 """Which models are in memory, and whose turn it is.
 
-Theory of operation. Every request for this node stands in one queue. `schedule.Rounds` says whose turn it
+Theory of operation. Every request for this node stands in one queue (`waiting`), which says whose turn it
 is, and `schedule.plan` looks at the queue and at what is in memory and says what may happen now: which
-requests start, which models are loaded, which are evicted. Both are pure; `Residency` carries them out and
-asks again whenever something changed (a request came or left, a load or an unload ended). A model that has
-died is taken out, and loaded again for whoever asks next. Nothing polls, and nothing is awaited while
-state is half changed: every change happens between two awaits on one event loop, so there is no lock.
+requests start, which models are loaded, which are evicted. `Residency` carries that out and asks again
+whenever something changed (a request came or left, a load or an unload ended). A model that has died is
+taken out, and loaded again for whoever asks next. Nothing polls, and nothing is awaited while state is half
+changed: every change happens between two awaits on one event loop, so there is no lock.
 """
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from exo import loading
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
 from exo.engine import Embedder, Engine, LoadedModel, SpellRequest, Tokenizer
@@ -29,9 +29,10 @@ from exo.errors import (
     NotReady,
     Overloaded,
 )
-from exo.places import Place, Ticket
-from exo.schedule import Resident, Rounds, plan
+from exo.places import Place
+from exo.schedule import Resident, plan
 from exo.silence import unless_silent
+from exo.waiting import Queue, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -86,28 +87,26 @@ class Residency:
         self._observer = observer
         self._changed = changed
         self._places: dict[str, Place] = {}
-        self._waiting: list[Ticket] = []
-        self._rounds = Rounds()
+        self._queue = Queue(limits.waiting)
         self._tasks: set[asyncio.Task[None]] = set()
         self._uses = 0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._mean_seconds = 1.0
         self._closed = False
 
     def __repr__(self) -> str:
         models = ", ".join(
             f"{model} {place.state} {place.running}/{place.slots}" for model, place in self._places.items()
         )
-        return f"<Residency [{models}] waiting {len(self._waiting)}>"
+        return f"<Residency [{models}] waiting {len(self._queue)}>"
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
 
     @property
     def queues(self) -> Mapping[str, int]:
         """How many requests wait for each model that is waited for."""
-        return Counter(ticket.model for ticket in self._waiting)
+        return self._queue.models
 
     @property
     def limits(self) -> Limits:
@@ -120,12 +119,11 @@ class Residency:
     @property
     def formats(self) -> tuple[str, ...]:
         """What the engines that run on this machine load."""
-        able = [engine for engine in self._engines if engine.unavailable() is None]
-        return tuple(sorted({format for engine in able for format in engine.formats}))
+        return loading.formats(self._engines)
 
     def loads(self, card: ModelCard) -> bool:
         """Whether one of the engines is for this model's format."""
-        return any(card.format in engine.formats for engine in self._engines)
+        return loading.loads(card, self._engines)
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         turn, silence = self._turn(request.model, request.client), self._limits.patience(request.model)
@@ -208,9 +206,7 @@ class Residency:
         self._closed = True
         if self._idle_timer:
             self._idle_timer.cancel()
-        for ticket in self._waiting:
-            ticket.fail(NotReady("this node is shutting down"))
-        self._waiting.clear()
+        self._queue.refuse(NotReady("this node is shutting down"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -221,15 +217,14 @@ class Residency:
     async def _turn(self, model: str, client: str) -> AsyncIterator[LoadedModel]:
         """Waits in the queue and holds one of the model's slots for the body."""
         self._admit(model)
-        loop = asyncio.get_running_loop()
-        ticket = Ticket(model, client, loop.time())
-        most = self._limits.waiting + (client not in {other.client for other in self._waiting})
-        self._waiting.append(ticket)
+        room, ticket = self._queue.room(client), self._queue.join(model, client)
         self._do_what_may_happen()
-        if not ticket.turn.done() and len(self._waiting) > most:
-            self._waiting.remove(ticket)
+        if not ticket.turn.done() and len(self._queue) > room:
+            self._queue.leave(ticket)
+            slots = sum(place.slots for place in self._places.values())
             raise Overloaded(
-                f"{self._limits.waiting} requests are waiting already", retry_after=self._expected_wait()
+                f"{self._limits.waiting} requests are waiting already",
+                retry_after=self._queue.expected_wait(slots),
             )
         self._changed()
         try:
@@ -238,16 +233,16 @@ class Residency:
             # Both may have happened in one turn of the loop: our turn came, and our caller left.
             if ticket.turn.done() and not ticket.turn.cancelled() and not ticket.turn.exception():
                 self._release(ticket)
-            elif ticket in self._waiting:
-                self._waiting.remove(ticket)
+            elif self._queue.leave(ticket):
                 self._advance()
             raise
+        loop = asyncio.get_running_loop()
         started = loop.time()
         self._observer.started(model, started - ticket.since)
         try:
             yield loaded
         finally:
-            self._mean_seconds += 0.2 * (loop.time() - started - self._mean_seconds)
+            self._queue.answered(loop.time() - started)
             self._release(ticket)
 
     @asynccontextmanager
@@ -280,10 +275,6 @@ class Residency:
                 param="model",
             )
 
-    def _expected_wait(self) -> float:
-        slots = sum(place.slots for place in self._places.values()) or 1
-        return max(1.0, len(self._waiting) * self._mean_seconds / slots)
-
     def _advance(self) -> None:
         """Something changed: does all that may happen now."""
         self._do_what_may_happen()
@@ -292,18 +283,14 @@ class Residency:
     def _do_what_may_happen(self) -> None:
         if self._closed:
             return
-        # Cancelling a waiter cancels its future at once, some time before the waiter itself is back here.
-        self._waiting = [ticket for ticket in self._waiting if not ticket.turn.cancelled()]
+        due = self._queue.due()
         for model, place in self._places.items():
             if place.idle and place.model and not place.model.alive:
                 self._unload(model, "died")
-        turns = self._rounds.order([ticket.client for ticket in self._waiting])
-        due = [self._waiting[position] for position in turns]
         queue = [ticket.model for ticket in due]
         sizes = {model: self._shelf[model][0].memory for model in queue}
         todo = plan(queue, self.residents, sizes, self._limits.memory)
         for position in todo.start:
-            self._waiting.remove(due[position])
             self._start(due[position])
         for model in todo.evict:
             self._unload(model, "evicted")
@@ -318,8 +305,7 @@ class Residency:
         self._uses += 1
         place.used = self._uses
         place.running += 1
-        self._rounds = self._rounds.served(ticket.client)
-        ticket.turn.set_result(place.model)
+        self._queue.start(ticket, place.model)
 
     def _release(self, ticket: Ticket) -> None:
         place = self._places[ticket.model]
@@ -344,35 +330,18 @@ class Residency:
         place = self._places[model]
         try:
             card, files = self._shelf[model]
-            place.model = await self._engine_for(card).load(card, files)
+            place.model = await loading.engine_for(card, self._engines).load(card, files)
         except BaseException as error:
             del self._places[model]
-            self._refuse(model, _as_exo_error(model, error))
+            # Everyone who waits for it fails with it; the next request tries anew.
+            self._queue.refuse(_as_exo_error(model, error), model)
+            self._advance()
             if not isinstance(error, Exception):
                 raise
             return
         place.state = "ready"
         place.idle_since = loop.time()
         self._observer.loaded(model, loop.time() - began)
-        self._advance()
-
-    def _engine_for(self, card: ModelCard) -> Engine:
-        reasons = []
-        for engine in self._engines:
-            if card.format in engine.formats:
-                if (why := engine.unavailable()) is None:
-                    return engine
-                reasons.append(why)
-        if reasons:
-            raise EngineFailed(f"model '{card.id}' cannot be loaded: {'; '.join(reasons)}")
-        raise EngineFailed(f"model '{card.id}' is {card.format}, which no engine enabled on this node loads")
-
-    def _refuse(self, model: str, error: ExoError) -> None:
-        """Everyone who waits for a load that failed fails with it; the next request tries anew."""
-        refused = [ticket for ticket in self._waiting if ticket.model == model]
-        self._waiting = [ticket for ticket in self._waiting if ticket.model != model]
-        for ticket in refused:
-            ticket.fail(error)
         self._advance()
 
     def _unload(self, model: str, why: Why) -> asyncio.Task[None]:

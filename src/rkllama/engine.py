@@ -5,7 +5,7 @@ runtime as raw text; its raw answer goes through `exo.channels`. What the runtim
 sampling, and per request from release 1.3.0) it does, at its full speed. A request that wants more - a
 sampling other than the loaded one, a seed, a JSON schema, logprobs - is drawn token by token from the
 runtime's logits (`stepwise`), which needs the model's tokenizer beside its file; where that cannot be, the
-request is refused with the remedy. One request runs at a time; the queue is `exo.residency`'s.
+request is refused with the remedy (`asking`). One request runs at a time; the queue is `exo.residency`'s.
 
 A process that dies fails the request it was answering. The model is not `alive` then, and the residency loads
 it again for the next one.
@@ -23,39 +23,23 @@ from pathlib import Path
 import msgspec
 
 from exo.cards import ModelCard
-from exo.chat import (
-    ChatRequest,
-    Delta,
-    Embeddings,
-    EmbedRequest,
-    Sampling,
-    Timings,
-    TokenLogprob,
-    Usage,
-    filled,
-    named,
-)
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Timings, TokenLogprob, Usage
 from exo.engine import LoadedModel, SpellRequest, check_tokens
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
 from exo.generation.reading import prompt_of
 from exo.generation.templates import ChatTemplate
 from exo.generation.vocabulary import Vocabulary
 from exo.generation.writing import Ended, Piece, Run, answer
-from rkllama.models import modelfile
+from rkllama.asking import Loaded, ask_for, runs_with
 from rkllama.models.catalogue import Entry, Models
 from rkllama.models.families import template_for
 from rkllama.process.supervisor import ModelProcess
 from rkllama.vendor import asks
-from rkllama.vendor.abi import Release
-from rkllama.vendor.asks import AnyAsk, Ask, Embed, Event, Options, Prompt, Stepwise, Token, Vector, Waiting
+from rkllama.vendor.asks import AnyAsk, Embed, Event, Options, Token, Vector, Waiting
 from rkllama.vendor.diagnosis import ContextTooLarge
 
 log = logging.getLogger(__name__)
 
-# The runtime's documented defaults, set at every load so that it is known what a model was loaded with.
-RUNTIME_DEFAULTS = Sampling(
-    temperature=0.8, top_k=40, top_p=0.9, repeat_penalty=1.1, presence_penalty=0.0, frequency_penalty=0.0
-)
 # What the runtime writes for an id beyond the tokenizer's vocabulary: "[PAD151935]".
 _NO_TOKEN = re.compile(rb"\[PAD\d+\]")
 # How long an answer may take to begin and to go on, in seconds. A prompt of 8192 tokens has been reported to
@@ -116,7 +100,7 @@ class RkllmEngine:
             max_context_len=context,
             base_domain_id=entry.modelfile.domain,
             enabled_cpus=self._cpus,
-            sampling=msgspec.structs.replace(_runs_with(entry.card.sampling), max_tokens=context),
+            sampling=msgspec.structs.replace(runs_with(entry.card.sampling), max_tokens=context),
         )
         process = await ModelProcess.start(
             options, self._library, release=self._release, environment=self._environment
@@ -137,7 +121,13 @@ class RkllmModel:
         self._context = context
         self._process = process
         self._on_answer = on_answer
-        self._loaded_with = _runs_with(entry.card.sampling)
+        self._loaded = Loaded(
+            model=entry.card.id,
+            release=process.release,
+            samples_per_run=process.samples_per_run,
+            sampling=runs_with(entry.card.sampling),
+            folder=entry.beside,
+        )
         self._template: ChatTemplate | None = None
         self._vocabulary: Vocabulary | None = None
         self._prefill_speed = _SLOWEST_PREFILL  # tokens per second, the slowest seen
@@ -165,7 +155,7 @@ class RkllmModel:
         self, request: ChatRequest, run: Run, enough: Callable[[], bool]
     ) -> AsyncGenerator[Piece | Ended, None]:
         clock, heard = _Clock(), False
-        async with aclosing(self._events(self._ask(request, run), run.prompt)) as events:
+        async with aclosing(self._events(ask_for(request, run, self._loaded), run.prompt)) as events:
             async for event in events:
                 match event:
                     case Token() | Waiting() if heard:
@@ -233,56 +223,6 @@ class RkllmModel:
             )
             self._template = ChatTemplate(found.source, bos=found.bos, eos=found.eos)
         return self._template
-
-    def _ask(self, request: ChatRequest, run: Run) -> AnyAsk:
-        """As the runtime's own run where it can do what is asked, else token by token."""
-        wanted = msgspec.structs.replace(request.sampling, max_tokens=run.limit)
-        beyond = self._beyond_the_runtime(request, run)
-        if beyond is None:
-            sampling = (
-                msgspec.structs.replace(wanted, max_tokens=None) if self._process.samples_per_run else None
-            )
-            return Ask(inputs=(Prompt(run.prompt),), sampling=sampling, max_tokens=wanted.max_tokens)
-        folder = self._entry.beside
-        has_logits = self._process.release != str(Release.V1_1)
-        if has_logits and (folder / "tokenizer.json").is_file():
-            return Stepwise(
-                prompt=run.prompt,
-                vocabulary=folder,
-                sampling=filled(wanted, self._loaded_with),
-                form=run.form,
-                tags=run.tags,
-                logprobs=request.logprobs,
-            )
-        remedies = [f"install release {Release.V1_2_0} or later"] if not has_logits else []
-        remedies.append(f"put the tokenizer.json of '{self._entry.card.id}' into {folder}")
-        if (key := beyond.upper()) in modelfile.KEYS:
-            remedies.append(f"or leave {beyond} out and set {key} in its Modelfile")
-        raise BadRequest(
-            f"{beyond} is more than the NPU runtime installed ({self._process.release}) does per request: "
-            + ", ".join(remedies),
-            param=beyond,
-        )
-
-    def _beyond_the_runtime(self, request: ChatRequest, run: Run) -> str | None:
-        """The parameter that the runtime itself cannot honour, if there is one."""
-        wanted = request.sampling
-        if run.form is not None:
-            if request.must_call:
-                return "tool_choice"
-            return "grammar" if request.json_schema is None else "response_format"
-        if request.logprobs is not None:
-            return "logprobs"
-        for name in ("seed", "min_p", "logit_bias"):
-            if getattr(wanted, name) not in (None, {}):
-                return name
-        if self._process.samples_per_run:
-            return None
-        for name, value in named(RUNTIME_DEFAULTS).items():
-            asked = getattr(wanted, name)
-            if asked is not None and asked != getattr(self._loaded_with, name, value):
-                return name
-        return None
 
     async def _events(self, ask: AnyAsk, prompt: str) -> AsyncGenerator[Event | asks.Finished, None]:
         """What the process says, each in its time. Closing it leaves the runtime idle.
@@ -361,9 +301,3 @@ def to_begin(prompt_bytes: int, prefill_speed: float) -> float:
     """Seconds that an answer may take to begin: they grow with the prompt, and as the model's prefill (tokens
     per second) is slower."""
     return _TO_BEGIN + 2 * prompt_bytes / _BYTES_PER_TOKEN / prefill_speed
-
-
-def _runs_with(sampling: Sampling) -> Sampling:
-    """What the runtime is loaded with for a card's sampling: all named, and nothing beyond the runtime."""
-    own = {name: value for name, value in named(sampling).items() if name in named(RUNTIME_DEFAULTS)}
-    return msgspec.structs.replace(RUNTIME_DEFAULTS, **own)

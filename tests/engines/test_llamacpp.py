@@ -177,7 +177,7 @@ async def test_a_form_that_llama_cpp_drops_is_refused_and_not_left_out(model: Lo
         "required": ["v"],
         "additionalProperties": False,
     }
-    with pytest.raises(BadRequest, match="does not enforce the schema") as refused:
+    with pytest.raises(BadRequest, match="does not enforce the JSON schema") as refused:
         await answer(model, ask(json_schema=schema))
     assert refused.value.param == "response_format"
     assert text(await answer(model, ask()))

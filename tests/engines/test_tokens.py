@@ -14,8 +14,7 @@ import pytest
 
 from exo.chat import ChatRequest, Message, Sampling
 from exo.engine import SpellRequest, Tokenizer
-from exo.engines import llamacpp_tokens
-from exo.engines.llamacpp import LlamaCppEngine, LlamaCppModel, start_server
+from exo.engines.llamacpp import LlamaCppEngine, LlamaCppModel, start_server, tokenizer
 from exo.errors import EngineFailed
 from exo.shards.engine import LayersEngine
 from exo.store.catalogue import BUNDLED, read_card
@@ -94,7 +93,7 @@ async def test_llamacpp_has_a_thread_for_them_that_answers_leave_free() -> None:
     model = await LlamaCppEngine(slots=2).load(read_card("demo", files), files)
     assert isinstance(model, LlamaCppModel)
     over = threading.Event()
-    answers = [asyncio.create_task(model._in_thread(over.wait)) for _ in range(model.slots)]
+    answers = [asyncio.create_task(model._threads.run(over.wait)) for _ in range(model.slots)]
     asyncio.get_running_loop().call_later(10, over.set)
     try:
         found = await asyncio.gather(
@@ -110,11 +109,11 @@ async def test_llamacpp_has_a_thread_for_them_that_answers_leave_free() -> None:
 
 def test_llamacpps_port_is_closed_to_whoever_has_no_key() -> None:
     server = start_server(DEMO / "model.gguf", slots=1, context=64, threads=1, key="ours")
-    assert llamacpp_tokens.tokens(server, "ours", "ab", begin=True) == llamacpp_tokens.tokens(
+    assert tokenizer.tokens(server, "ours", "ab", begin=True) == tokenizer.tokens(
         server, "ours", "ab", begin=False
     )
     with pytest.raises(EngineFailed, match="Invalid API Key"):
-        llamacpp_tokens.tokens(server, "theirs", "ab", begin=True)
+        tokenizer.tokens(server, "theirs", "ab", begin=True)
 
 
 def test_a_server_that_is_gone_is_a_failure_of_the_engine() -> None:
@@ -122,4 +121,4 @@ def test_a_server_that_is_gone_is_a_failure_of_the_engine() -> None:
         listening_address = "http://127.0.0.1:9"
 
     with pytest.raises(EngineFailed, match=r"does not tell its tokens: .*refused"):
-        llamacpp_tokens.pieces(Gone(), "ours", (1,))
+        tokenizer.pieces(Gone(), "ours", (1,))

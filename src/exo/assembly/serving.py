@@ -1,0 +1,93 @@
+"""A node's parts on the network, with all their dialects."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+from exo.assembly.parts import Parts
+from exo.http import (
+    anthropic_routes,
+    cluster_routes,
+    download_routes,
+    ollama_routes,
+    openai_routes,
+    responses_routes,
+    service_routes,
+    shard_routes,
+    token_routes,
+)
+from exo.http.app import build
+from exo.http.automatic import Automatic
+from exo.http.desk import Desk, Served
+from exo.http.kept_responses import KeptResponses
+from exo.http.server import serve, stop_on_signals, warn_if_open
+from exo.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def serve_node(
+    parts: Parts,
+    served: Served,
+    settings: Settings,
+    sock: socket.socket,
+    secret: bytes | None = None,
+    peers: tuple[socket.socket, ssl.SSLContext] | None = None,
+) -> None:
+    """Serves at `sock` until SIGINT or SIGTERM: what answers is `served`, the node itself or its cluster.
+    Other nodes show that they know `secret`, or come with a certificate to the port for `peers`.
+
+    Raises `ModelNotFound` for a model to preload that is not here.
+    """
+    http = settings.http
+    for model in settings.preload:
+        await parts.node.card(model)
+    if why := parts.readiness.why_not():
+        log.warning("no chat can be served yet: %s", why)
+    parts.node.check_limits()
+    choices = parts.metrics.choices
+    automatic = Automatic(settings.auto, lambda picked: choices.labels(picked.kind, picked.model).inc())
+    desk = Desk(
+        served,
+        parts.metrics,
+        http,
+        parts.readiness.why_not,
+        secret,
+        certified=peers is not None,
+        automatic=automatic,
+    )
+    app = build(
+        desk,
+        openai_routes.routes(),
+        responses_routes.routes(KeptResponses()),
+        ollama_routes.routes(),
+        anthropic_routes.routes(),
+        cluster_routes.routes(),
+        download_routes.routes(parts.shelf),
+        shard_routes.routes(parts.host),
+        token_routes.routes(),
+        service_routes.routes(),
+    )
+    stop = stop_on_signals(desk)
+    log.info("listening on http://%s:%d", http.host, http.port)
+    log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.state().cards)) or "none")
+    warn_if_open(http)
+    if http.key and served is not parts.node and secret is None and peers is None:
+        log.warning(
+            "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
+        )
+    preloading = asyncio.create_task(parts.readiness.preload(settings.preload, parts.node.load))
+    leaving = asyncio.create_task(_then(stop, parts.node.leave))
+    try:
+        await serve(app, sock, stop, peers)
+    finally:
+        for task in (preloading, leaving):
+            task.cancel()
+        await asyncio.wait([preloading, leaving])
+
+
+async def _then(event: asyncio.Event, do: Callable[[], None]) -> None:
+    await event.wait()
+    do()
