@@ -79,7 +79,9 @@ static double prefill_pace_ms(const Engine *engine) {
         int from = slot->cache.used;
         total += pace_prefill_ms(&engine->config.options.pace, from, from + slot->count - slot->first);
     }
-    return total;
+    /* However few they are, all weights are read once. */
+    double token_ms = engine->config.options.pace.token_ms;
+    return total > token_ms ? total : token_ms;
 }
 
 static Outcome answer(Engine *engine, Job *job, double *prefill_ms) {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from exo.calls import HERMES, Style
 from exo.channels import Channels
 from exo.chat import Alternative, Delta, Reasoning, Text, TokenLogprob, ToolCall
+from exo.thoughts import FAMILIES, Tags, opens_thoughts, tags_of
 
 Item: TypeAlias = tuple[str, ...]  # ("reasoning", text), ("text", text) or ("call", name, arguments)
 Options: TypeAlias = dict[str, Any]
@@ -87,6 +88,22 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
     "opened by the prompt, closed at once": (" </think> 4", {"thinking": True}, text("4"), False),
     "opened by the prompt, half a tag": (" <thin", {"thinking": True}, [("reasoning", "<thin")], False),
     "opened by the prompt, only whitespace": (" \n", {"thinking": True}, [], False),
+    **{
+        f"{tags.begin} of its family": (
+            f"{tags.begin}\nhm{tags.begin}</x>\n{tags.end}\n\n4{tags.end}",
+            {"tags": tags},
+            both(f"hm{tags.begin}</x>", f"4{tags.end}"),
+            False,
+        )
+        for tags in FAMILIES
+    },
+    "another family's tags are text": ("[THINK]x[/THINK]", {}, text("[THINK]x[/THINK]"), False),
+    "a tag in code is code": (
+        "Use `<think>`:\n```\n<think>\nx\n</think>\n```",
+        {},
+        text("Use `<think>`:\n```\n<think>\nx\n</think>\n```"),
+        False,
+    ),
     # stop strings
     "stop": ("one two three", {"stop": ["two"]}, text("one "), True),
     "stop at once": ("two", {"stop": ["two"]}, [], True),
@@ -102,7 +119,9 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
     "stop does not see dropped whitespace": ("<think>a</think>\nb", {"stop": ["\n"]}, both("a", "b"), False),
     "stop sees whitespace of an answer": ("\nb", {"stop": ["\n"]}, [], True),
     "stop ignores tool calls": (CALL, {"stop": ["add", "<", "\n"], "style": HERMES}, [ADDED], False),
-    "stop behind a tool call": (CALL + "aSTOP", {"stop": ["STOP"], "style": HERMES}, [ADDED, *text("a")], True),
+    "stop behind a tool call": (
+        CALL + "aSTOP", {"stop": ["STOP"], "style": HERMES}, [ADDED, *text("a")], True,
+    ),
     "stop before a tool call": ("a STOP" + CALL, {"stop": ["STOP"], "style": HERMES}, text("a "), True),
     "stop not across a tool call": (
         f"ST{CALL}OP", {"stop": ["STOP"], "style": HERMES}, [*text("ST"), ADDED, *text("OP")], False,
@@ -111,7 +130,10 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
         "a<tool_call>b", {"stop": ["a<tool"], "style": HERMES}, [], True,
     ),
     "half a stop string before no tool call": (
-        "x<tool_call></tool_call>", {"stop": ["x<y"], "style": HERMES}, text("x<tool_call></tool_call>"), False,
+        "x<tool_call></tool_call>",
+        {"stop": ["x<y"], "style": HERMES},
+        text("x<tool_call></tool_call>"),
+        False,
     ),
     # special tokens
     "end": ("a<|e|>b", {"ends": ["<|e|>"]}, text("a"), True),
@@ -139,7 +161,10 @@ ROWS: dict[str, tuple[str, Options, list[Item], bool]] = {
     "call in reasoning is reasoning": (f"<think>{CALL}", {"style": HERMES}, [("reasoning", CALL)], False),
     "no tools": (f"a {CALL} b", {}, text(f"a {CALL} b"), False),
     "parameters": (
-        '<tool_call>{"name":"f","parameters":{}}</tool_call>', {"style": HERMES}, [("call", "f", "{}")], False,
+        '<tool_call>{"name":"f","parameters":{}}</tool_call>',
+        {"style": HERMES},
+        [("call", "f", "{}")],
+        False,
     ),
     "arguments stay unescaped": (
         '<tool_call>{"name":"f","arguments":{"s":"\\u00e9 🦙"}}</tool_call>',
@@ -529,3 +554,17 @@ def test_cost_of_a_token_does_not_grow_with_the_answer(options: Options, head: s
             channels.feed(piece)
         took.append(perf_counter() - start)
     assert min(took[-5:]) < 4 * min(took[:5])
+
+
+@pytest.mark.parametrize("tags", FAMILIES)
+def test_the_template_tells_the_tags(tags: Tags) -> None:
+    assert tags_of(f"{{{{ x }}}}{tags.begin}\n") == tags
+    assert tags_of(f"{{% if '{tags.end}' in x %}}") == tags
+    assert tags_of("{{ x }}") is None
+
+
+def test_some_families_are_known_by_name_to_open_their_thoughts() -> None:
+    assert opens_thoughts("DeepSeek-R1-1.5B")
+    assert opens_thoughts("deepseek-r1-distill-qwen-7b-4bit")
+    assert opens_thoughts("QwQ-32B")
+    assert not opens_thoughts("Qwen3-1.7B")

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,21 @@ def test_an_answer_tells_both_speeds_and_its_length_and_a_load_its_seconds() -> 
     speeds.answered("m", finished(100, prefill=0.5, decode=10.0), 50)
     speeds.loaded("m", 6.0)
     assert only(speeds) == Speed(model="m", prefill=100.0, decode=10.0, load=6.0, answer=100.0)
+
+
+def test_thoughts_are_counted_of_answers_that_have_any() -> None:
+    speeds = Speeds()
+    speeds.answered("m", finished(100, decode=1.0), 0)
+    assert only(speeds).thought == 0.0
+    thought = msgspec.structs.replace(finished(100, decode=1.0), usage=Usage(0, 100, reasoning_tokens=60))
+    speeds.answered("m", thought, 0)
+    assert only(speeds).thought == 60.0
+    device = Device(name="", cores=1, memory=1)
+    node = Node(
+        id="a", url="", version="", device=device, cards=(), loaded=(), waiting=0, speeds=speeds.values()
+    )
+    assert Known([node]).thought("m") == 60.0
+    assert Known([node]).thought("n") is None
 
 
 def test_nothing_is_known_before_anything_was_measured() -> None:

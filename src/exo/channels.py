@@ -20,10 +20,6 @@ goes through four stages in order, and each keeps back only what it cannot judge
 4. Stop strings, in the answer only: a suffix that may still become one. A tool call parts the answer, so no
    stop string reaches across it.
 
-Wherever several strings are looked for, the one *completed* first wins, and of those completed by the same
-character the one that started first. That is what reading character by character gives, so it is the same
-for every chunking, and a hit never waits to see whether a longer one follows.
-
 Where an answer or a call begins, the reader can be made to pause: what came behind is not read, and whoever
 feeds it has the model go on from there in another way (see `generation.writing`).
 
@@ -33,73 +29,15 @@ logprobs of the piece that brought it; the first character of a piece to be emit
 
 import codecs
 import secrets
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
-from typing import NamedTuple
 
 import msgspec
 
 from exo import calls
 from exo.chat import Delta, Reasoning, Text, TokenLogprob, ToolCall
-
-
-class _Finder:
-    """Looks for any of some strings in text that has only partly arrived."""
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        self._strings = sorted({string for string in strings if string})
-        self._shortest = min(map(len, self._strings), default=0)
-        self._longest = max(map(len, self._strings), default=0)
-        self.firsts = frozenset(string[0] for string in self._strings)
-
-    def cut(self, text: str) -> tuple[str, str, str]:
-        """Like `str.partition`, but with nothing found the last part is what may yet become a string."""
-        if self.firsts.isdisjoint(text):
-            return text, "", ""
-        if len(text) >= self._shortest:
-            hits = [(at + len(string), at) for string in self._strings if (at := text.find(string)) >= 0]
-            if hits:
-                end, at = min(hits)
-                return text[:at], text[at:end], text[end:]
-        for at in range(max(0, len(text) - self._longest + 1), len(text)):
-            if text[at] in self.firsts and self._begins(text[at:]):
-                return text[:at], "", text[at:]
-        return text, "", ""
-
-    def _begins(self, text: str) -> bool:
-        nearest = bisect_left(self._strings, text)
-        return nearest < len(self._strings) and self._strings[nearest].startswith(text)
-
-
-class Tags(NamedTuple):
-    """What begins and ends a thought."""
-
-    begin: str
-    end: str
-
-
-THINK = Tags("<think>", "</think>")
-_FAMILIES = (
-    THINK,
-    Tags("[THINK]", "[/THINK]"),  # Magistral
-    Tags("<seed:think>", "</seed:think>"),  # Seed-OSS
-    Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
-    Tags("<thinking>", "</thinking>"),
-    Tags("<thought>", "</thought>"),
-    Tags("<reasoning>", "</reasoning>"),
-)
-
-
-def tags_of(template: str) -> Tags | None:
-    """The tags of the family whose chat template this is; None where it shows none."""
-    return next((tags for tags in _FAMILIES if tags.begin in template or tags.end in template), None)
-
-
-def opens_thoughts(model: str) -> bool:
-    """Whether a model is by its name of a family whose chat template opens the thought, so that answers of a
-    server that does not tell thoughts apart begin within one: DeepSeek's R1 and Qwen's QwQ."""
-    return any(family in model.lower() for family in ("deepseek-r1", "qwq"))
+from exo.finder import Finder
+from exo.thoughts import THINK, Tags
 
 
 class _In(Enum):
@@ -116,7 +54,8 @@ class Channels:
     `hidden` are special tokens as the engine spells them (never the tags above); an engine that does not
     spell them out passes none, so that a user may ask about "</s>". Calls are recognised where they are
     written in `style`, as far as they come from a model that is held to it where `held`; without a style
-    their tags are text. `raw` says that the text continues one that is no chat, so that no thought opens it.
+    their tags are text. Unless there may be `several`, the answer is over behind one. `raw` says that the
+    text continues one that is no chat, so that no thought opens it.
     """
 
     def __init__(
@@ -130,6 +69,7 @@ class Channels:
         ends: Sequence[str] = (),
         hidden: Sequence[str] = (),
         raw: bool = False,
+        several: bool = True,
     ) -> None:
         self.stopped = False
         """A stop string or an end token came: nothing more comes out, the engine should stop."""
@@ -142,11 +82,11 @@ class Channels:
         self.paused = False
         """Nothing is read before this is set back."""
         self._thinking, self._tags, self._ends = thinking, tags, frozenset(ends)
-        self._style, self._held = style, held
-        self._specials, self._stops = _Finder([*ends, *hidden]), _Finder(stop)
-        self._thought_ends = _Finder([tags.end])
-        self._call_begins = _Finder(style.openings if style else ())
-        self._call_ends = _Finder([style.closing] if style else ())
+        self._style, self._held, self._several = style, held, several
+        self._specials, self._stops = Finder([*ends, *hidden]), Finder(stop)
+        self._thought_ends = Finder([tags.end])
+        self._call_begins = Finder(style.openings if style else ())
+        self._call_ends = Finder([style.closing] if style else ())
         self._watched = self._specials.firsts | self._stops.firsts | self._call_begins.firsts
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._channel = _In.ANSWER if raw else _In.START
@@ -202,6 +142,18 @@ class Channels:
         self._owner.extend(logprobs)
         self._read(text)
         return self._take_out()
+
+    def skip(self, text: str) -> None:
+        """`text` has been said: it is read for where it leads, and nothing of it comes out any more. A call
+        in it is text, and a stop string none."""
+        style, self._style = self._style, None
+        stops, self._stops = self._stops, Finder(())
+        self.feed(text, tokens=0)
+        self._style, self._stops = style, stops
+        self._out.clear()
+        self._owners.clear()
+        self._spaces.clear()
+        self._stop = self._tag = self._special = ""
 
     def finish(self) -> list[Delta]:
         """No more text comes: everything held back, as what it is by now."""
@@ -375,7 +327,7 @@ class Channels:
         self._out.append(msgspec.structs.replace(delta, id=id))
         self.called = True
 
-    def _seek(self, tags: _Finder, text: str) -> tuple[str, str, str]:
+    def _seek(self, tags: Finder, text: str) -> tuple[str, str, str]:
         before, tag, rest = tags.cut(text)
         if not tag:
             self._tag, rest = rest, ""
@@ -391,10 +343,11 @@ class Channels:
             return
         self._release_stop()
         self._drop(len(written))
-        for name, arguments in found:
+        for name, arguments in found if self._several else found[:1]:
             self._out.append(ToolCall(self._calls, _new_id(), name, arguments))
             self._calls += 1
         self.called = self._skips = True
+        self.stopped = not self._several
 
     def _take_spaces(self) -> str:
         spaces, self._spaces = "".join(self._spaces), []

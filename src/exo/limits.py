@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from exo import routing
 from exo.cards import ModelCard
-from exo.channels import opens_thoughts
 from exo.settings import Defaults
 from exo.store import families
+from exo.thoughts import opens_thoughts
 
 MAX_TOKENS_FOR = "--max-generate-tokens-for"
 SILENCE_FOR = "--chatgpt-api-response-timeout-for"

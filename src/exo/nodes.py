@@ -45,13 +45,15 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """How fast a model is on a node, as measured there: tokens per second read and written by one request,
-    seconds to load it, and the mean tokens of its answers. 0 is not known yet."""
+    seconds to load it, and the mean tokens of its answers, and of the thoughts of those that have any. 0 is
+    not known yet."""
 
     model: str
     prefill: float = 0.0
     decode: float = 0.0
     load: float = 0.0
     answer: float = 0.0
+    thought: float = 0.0
 
 
 class Prefix(msgspec.Struct, frozen=True):

@@ -65,6 +65,8 @@ class Speeds:
             return
         if timings.decode > 0:
             self._count(model, "decode", tokens / timings.decode)
+        if usage.reasoning_tokens:
+            self._count(model, "thought", usage.reasoning_tokens)
         # An answer cut short says only that it would have been longer than this.
         if finished.reason != "length" or tokens > self._mean(model, "answer"):
             self._count(model, "answer", tokens)
@@ -127,6 +129,7 @@ class Known:
         self._measured = {(node.id, speed.model): speed for node in nodes for speed in node.speeds}
         self._fastest: dict[tuple[str, str, str], Speed] = {}
         answers: dict[str, list[float]] = {}
+        thoughts: dict[str, list[float]] = {}
         for node in nodes:
             for speed in node.speeds:
                 for chip in {node.device.chip, ""}:
@@ -134,11 +137,17 @@ class Known:
                     self._fastest[alike] = _faster(self._fastest.get(alike, speed), speed)
                 if speed.answer:
                     answers.setdefault(speed.model, []).append(speed.answer)
-        self._answers = {model: sum(means) / len(means) for model, means in answers.items()}
+                if speed.thought:
+                    thoughts.setdefault(speed.model, []).append(speed.thought)
+        self._answers, self._thoughts = _means(answers), _means(thoughts)
 
     def answer(self, model: str) -> float:
         """Mean tokens of the model's answers, which do not depend on the node."""
         return self._answers.get(model, _ANSWER)
+
+    def thought(self, model: str) -> float | None:
+        """Mean tokens of the model's thoughts, where it has had any."""
+        return self._thoughts.get(model)
 
     def speed(self, node: Node, model: str, size: int) -> tuple[Speed, str]:
         """The speed on the node of the model, which has `size` bytes, and in words where the guess is from if
@@ -162,6 +171,10 @@ class Known:
         """Mean seconds for which a request for the model has one of its slots on the node."""
         speed, _ = self.speed(node, model, size)
         return _OTHERS_PROMPT / speed.prefill + self.answer(model) / speed.decode
+
+
+def _means(values: Mapping[str, list[float]]) -> Mapping[str, float]:
+    return {model: sum(each) / len(each) for model, each in values.items()}
 
 
 def _faster(one: Speed, other: Speed) -> Speed:

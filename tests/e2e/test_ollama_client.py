@@ -56,7 +56,7 @@ def test_show(client: ollama.Client) -> None:
     assert shown.modelfile == "FROM exo-demo\n"
     assert shown.modelinfo is not None
     assert shown.modelinfo["qwen2.context_length"] == 2048
-    assert shown.capabilities == ["completion"]
+    assert shown.capabilities == ["completion", "thinking", "tools"]
 
 
 def test_ps_and_keep_alive(start: Start) -> None:

@@ -282,3 +282,39 @@ async def test_a_record_of_zods_is_a_schema() -> None:
     assert shown(await ask(engine, json_schema=schema))[1] == "{}"
     with pytest.raises(BadRequest, match="propertyNames"):
         await ask(Told("{}"), json_schema={**schema, "propertyNames": {"pattern": "^a"}})
+
+
+async def test_what_opens_a_call_is_text_within_json() -> None:
+    engine = Told('{"a": "<tool_call>x"}')
+    deltas = await ask(engine, tools=(TIME,), json_schema={"type": "object"})
+    assert shown(deltas) == ("", '{"a": "<tool_call>x"}', [], "stop")
+
+
+@pytest.mark.parametrize(
+    "said", ["14 + ", "14 <", "27 =", "a <tool_call>", '<tool_call>\n{"name": "f", "arg', "x STOP y", " \n"]
+)
+async def test_nothing_of_what_was_said_is_said_again(said: str) -> None:
+    engine = Told("41.")
+    deltas = await ask(engine, tools=(TIME,), stop=("= 3", "STOP"), so_far=SoFar(said))
+    assert shown(deltas) == ("", "41.", [], "stop")
+    assert engine.runs[0].prompt == "Q:" + said
+
+
+async def test_a_call_behind_what_was_said_is_held_like_any_other() -> None:
+    engine = Told("\n<tool_call>", 'time", "arguments": {}}\n</tool_call>')
+    deltas = await ask(engine, tools=(TIME,), so_far=SoFar("Let me see."))
+    assert shown(deltas) == ("", "", [("time", "{}")], "tool_calls")
+
+
+async def test_where_holding_is_dear_there_is_still_one_call_only() -> None:
+    call = '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+    engine = Told(call + "\n" + call)
+    deltas = await ask(engine, tools=(TIME,), holds_calls=False, parallel_calls=False)
+    assert shown(deltas)[2:] == ([("time", "{}")], "tool_calls")
+    assert engine.given == [call]
+
+
+async def test_an_empty_grammar_is_a_grammar() -> None:
+    engine = Told("")
+    assert shown(await ask(engine, grammar=""))[1:] == ("", [], "stop")
+    assert engine.runs[0].form == ""

@@ -35,7 +35,11 @@ def test_finds_the_bundled_model() -> None:
 
 def test_says_what_the_header_says_of_the_weights(tmp_path: Path) -> None:
     card = Catalogue(BUNDLED)["exo-demo"][0]
-    assert (card.parameters, card.quantization, card.capabilities) == (1_200_000, "F32", ("completion",))
+    assert (card.parameters, card.quantization, card.capabilities) == (
+        1_200_000,
+        "F32",
+        ("completion", "thinking", "tools"),
+    )
     write_header(tmp_path / "e.gguf", pooling_type=1, file_type=15, parameter_count=7)
     card = Catalogue(tmp_path)["e"][0]
     assert (card.parameters, card.quantization, card.capabilities) == (7, "Q4_K_M", ("embedding",))
@@ -285,6 +289,25 @@ async def test_a_download_is_a_model_when_it_ends(hub: Mirror, tmp_path: Path) -
     catalogue.delete("user/tiny:model.gguf")
     catalogue.delete("user/tiny")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_template_beside_the_weights_shows_what_the_model_can_do(tmp_path: Path) -> None:
+    assert Catalogue(BUNDLED)["exo-demo"][0].capabilities == ("completion", "thinking", "tools")
+    for name, template, capabilities in (
+        ("plain", "{{ messages }}", ("completion",)),
+        ("thinks", "{{ messages }}<think>", ("completion", "thinking")),
+        ("calls", "{{ messages }}{{ tools }}", ("completion", "tools")),
+        ("none", None, ("completion",)),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.gguf").write_bytes(DEMO.read_bytes())
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template)
+        assert Catalogue(tmp_path)[name][0].capabilities == capabilities
+    (tmp_path / "calls" / "chat_template.jinja").write_bytes(b"\xff")
+    os.utime(tmp_path / "calls" / "model.gguf", (1, 1))
+    assert "calls" not in {card.id for card in Catalogue(tmp_path).cards}
 
 
 async def test_a_known_model_comes_in_the_format_that_is_wanted_and_under_its_own_name(

@@ -11,6 +11,7 @@ from typing import Any
 from exo.calls import Style
 from exo.chat import ChatRequest, JsonSchema, Tool
 from exo.errors import BadRequest
+from exo.generation import bounds
 
 # As models write JSON: one space after a comma or colon, none elsewhere. A grammar that allows any white
 # space lets a small model write nothing else until its tokens run out.
@@ -29,6 +30,7 @@ def grammar(request: ChatRequest, style: Style | None = None) -> str | None:
         raise BadRequest("an answer of a fixed form cannot be gone on with", param="messages")
     if request.json_schema is None:
         return request.grammar
+    bounds.check(request.json_schema, "response_format")
     answer = _json(request.json_schema)
     whole = f"%llguidance {{}}\nstart: {answer}\n"
     _check(whole, "this JSON schema cannot be enforced: ", "response_format")
@@ -49,8 +51,9 @@ def calls(request: ChatRequest, style: Style, among: Sequence[str] = ()) -> str:
 
 def _calls(tools: Sequence[Tool], style: Style, request: ChatRequest) -> str:
     for tool in tools:
-        schema = f"%llguidance {{}}\nstart: {_json(_of_arguments(tool))}\n"
         place = f"tools[{request.tools.index(tool)}].function.parameters"
+        bounds.check(tool.parameters, place)
+        schema = f"%llguidance {{}}\nstart: {_json(_of_arguments(tool))}\n"
         _check(schema, f"the arguments of '{tool.name}' cannot be enforced: ", place)
     return "\n".join(_call_rules(tools, style, several=request.parallel_calls and bool(style.next)))
 
@@ -65,22 +68,28 @@ def _call_rules(tools: Sequence[Tool], style: Style, *, several: bool) -> Iterat
 
 
 def _of_arguments(tool: Tool) -> JsonSchema:
-    return {"type": "object", **tool.parameters}
+    return {**tool.parameters, "type": "object"}
 
 
 def _json(schema: Mapping[str, object]) -> str:
     return "%json " + json.dumps({**_without_truisms(schema), "x-guidance": _STYLE})
 
 
-def _without_truisms(part: Any) -> Any:
+def _without_truisms(schema: Any) -> Any:
     """That the names of properties are strings, as Zod writes, says nothing, and llguidance refuses it."""
-    if isinstance(part, dict):
-        return {
-            key: _without_truisms(value)
-            for key, value in part.items()
-            if (key, value) != ("propertyNames", {"type": "string"})
-        }
-    return [_without_truisms(each) for each in part] if isinstance(part, list) else part
+    if not isinstance(schema, dict):
+        return schema
+    plain = {**schema}
+    if plain.get("propertyNames") == {"type": "string"}:
+        del plain["propertyNames"]
+    for keyword, place, part in bounds.inside(schema):
+        if place is None:
+            plain[keyword] = _without_truisms(part)
+            continue
+        if plain[keyword] is schema[keyword]:
+            plain[keyword] = schema[keyword].copy()
+        plain[keyword][place] = _without_truisms(part)
+    return plain
 
 
 def _check(lark: str, words: str, param: str) -> None:

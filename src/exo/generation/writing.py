@@ -16,11 +16,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from exo.channels import THINK, Channels
+from exo.calls import Style
+from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
 from exo.errors import BadRequest
 from exo.generation import constraints
 from exo.generation.templates import ChatTemplate, Rendered
+from exo.thoughts import THINK
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -88,6 +90,7 @@ class _Writing:
     def __init__(self, request: ChatRequest, template: ChatTemplate | None, *, holds_calls: bool) -> None:
         rendered = _rendered(request, template)
         style = template.style if template and request.tools else None
+        self._must_call = bool(request.must_call)
         self.over = False
         self._request, self._style, self._prompt = request, style, rendered.prompt
         self._tags = template.tags if template else THINK
@@ -96,7 +99,10 @@ class _Writing:
         self._usages: list[Usage] = []
         self._timings: list[Timings] = []
         self._whole = self._whole_form()
-        holds = style is not None and (bool(request.must_call) or (style.anywhere and holds_calls))
+        holds = style is not None and (self._must_call or (style.anywhere and holds_calls))
+        if style and self._whole is not None:
+            # Within JSON nothing opens a call.
+            style = msgspec.structs.replace(style, anywhere=False)
         self.channels = Channels(
             stop=request.stop,
             style=style,
@@ -104,11 +110,12 @@ class _Writing:
             thinking=rendered.opened,
             tags=self._tags,
             raw=request.prompt is not None,
+            several=request.parallel_calls,
         )
         if request.so_far:
             self._take_up(rendered.opened)
         self.channels.pause_at_call = holds and self._whole is None
-        if self._whole is not None:
+        if self._is_held:
             if rendered.may_think:
                 self.channels.pause_at_answer = True
             else:
@@ -138,9 +145,10 @@ class _Writing:
                 return out
         if channels.paused and not self._cut:
             channels.paused = False
-            if self._whole is not None and not self._form:
+            if self._is_held and self._form is None:
                 return out + self._begin_answer()
-            return out + self._begin_call()
+            if self._style:
+                return out + self._begin_call(self._style)
         self.over = True
         return out + channels.finish()
 
@@ -168,37 +176,40 @@ class _Writing:
         most = self._request.sampling.max_tokens
         return None if most is None else max(0, most - self._written)
 
+    @property
+    def _is_held(self) -> bool:
+        """Whether the answer is held to a form from its beginning on, thoughts apart."""
+        return self._whole is not None or self._must_call
+
     def _whole_form(self) -> str | None:
-        """What the answer is held to from its beginning on, thoughts apart; "" is a call."""
-        request, style = self._request, self._style
-        form = constraints.grammar(request, style)
-        if not request.must_call:
+        """The grammar of the whole answer, where there is one."""
+        request = self._request
+        form = constraints.grammar(request, self._style)
+        if not self._must_call:
             return form
         if form is not None:
             param = "response_format" if request.grammar is None else "grammar"
             raise BadRequest(f"{param} and a call that has to be made exclude each other", param=param)
         if request.so_far and request.so_far.text:
             raise BadRequest("an answer that has to be a call cannot be gone on with", param="messages")
-        if not style:
+        if not self._style:
             raise BadRequest("there are no tools to call", param="tool_choice")
-        return ""
+        return None
 
     def _begin_answer(self) -> list[Delta]:
         """From here on the answer keeps to its form."""
         if self.channels.read:
             self.channels.feed("\n\n", tokens=0)  # as models write behind a thought
-        if self._whole:
-            self._form, self.channels.pause_at_call = self._whole, False
-            return []
-        opening = self._style.openings[0] if self._style else ""
-        return self.channels.feed(opening, tokens=0) + self._begin_call()
+        if self._style and self._must_call:
+            return self.channels.feed(self._style.openings[0], tokens=0) + self._begin_call(self._style)
+        self._form, self.channels.pause_at_call = self._whole, False
+        return []
 
-    def _begin_call(self) -> list[Delta]:
+    def _begin_call(self, style: Style) -> list[Delta]:
         """Behind what opens a call."""
-        assert self._style, "without tools nothing is taken for a call"
         self.channels.paused = self.channels.pause_at_call = False
-        self._form = constraints.calls(self._request, self._style, self._request.must_call)
-        return self.channels.feed(self._style.before_name, tokens=0)
+        self._form = constraints.calls(self._request, style, self._request.must_call)
+        return self.channels.feed(style.before_name, tokens=0)
 
     def _thought_enough(self) -> bool:
         budget, channels = self._request.thinking_budget, self.channels
@@ -207,7 +218,7 @@ class _Writing:
     def _closes_thought(self) -> bool:
         """Whether the model has to be made to answer: it has thought enough, or ended within a thought
         though an answer of a certain form is wanted."""
-        wants = self._whole is not None and not self._form
+        wants = self._is_held and self._form is None
         return self._thought_enough() or (wants and self.channels.before_answer)
 
     def _take_up(self, opened: bool) -> None:
@@ -224,7 +235,7 @@ class _Writing:
             written = said.reasoning if opened else f"{tags.begin}\n{said.reasoning}"
             if said.text:
                 written += f"\n{tags.end}\n\n{said.text}"
-        self.channels.feed(written, tokens=0)
+        self.channels.skip(written)
 
 
 def _rendered(request: ChatRequest, template: ChatTemplate | None) -> Rendered:

@@ -11,13 +11,13 @@ import msgspec
 from exo import auto, routing
 from exo.auto import Candidate, Pair, Picked, Raised
 from exo.cards import ModelCard
-from exo.channels import opens_thoughts
 from exo.chat import ChatRequest
 from exo.errors import ExoError, ModelNotFound
 from exo.nodes import Cluster
 from exo.routing import Asked, Route
 from exo.settings import AutoSettings
 from exo.speeds import Known
+from exo.thoughts import opens_thoughts
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Automatic:
             return Candidate(card=card, able=False, why=error.message, switch=switch)
         known = Known(nodes)
         speed, _ = known.speed(route.node, model, route.card.bytes)
-        has_answered = any(each.model == model and each.answer for node in nodes for each in node.speeds)
-        usual = {"usual": known.answer(model)} if has_answered else {}
+        thought = known.thought(model)
+        usual = {} if thought is None else {"usual": thought}
         thinking = auto.thinking_seconds(speed.decode, request.thinking_budget, **usual)
         return Candidate(card=route.card, seconds=route.seconds, thinking_seconds=thinking, switch=switch)

@@ -21,7 +21,7 @@ import msgspec
 
 from exo.cards import Format, ModelCard, Progress, Recipe, Span
 from exo.errors import BadRequest, EngineFailed, Forbidden, ModelNotFound, NotReady
-from exo.store import checkpoint, families, repository
+from exo.store import checkpoint, families, repository, templates
 from exo.store.cards import SCRIPT, read_card
 from exo.store.downloads import Downloads
 
@@ -250,6 +250,9 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
             card = read_card(name, path, self._context, self._slots, width=self._width)
             if known := families.built_in(name):
                 card = msgspec.structs.replace(card, capabilities=known.capabilities)
+            elif card.capabilities == ("completion",):
+                shown = templates.shown_beside(path)
+                card = msgspec.structs.replace(card, capabilities=("completion", *shown))
             self._seen[version] = card
         return self._seen[version]
 

@@ -1,0 +1,34 @@
+"""What a model's chat template shows of it, where that lies beside the weights.
+
+A template within a GGUF file stands behind its vocabulary, and to read that of every file at start would take
+seconds on a board. Folders of the hub have it in a file of its own since 2025.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from exo.calls import style_of
+from exo.cards import Capability
+from exo.errors import EngineFailed
+from exo.thoughts import tags_of
+
+_TEMPLATE = "chat_template.jinja"
+
+
+def shown_beside(path: Path) -> tuple[Capability, ...]:
+    """What the model at `path`, a file or a folder, can do besides answering. Nothing is known where there is
+    no template. Raises `EngineFailed` for one that cannot be read."""
+    file = (path if path.is_dir() else path.parent) / _TEMPLATE
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(_shown(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineFailed(f"{file} cannot be read: {error}") from error
+
+
+def _shown(template: str) -> Iterator[Capability]:
+    if tags_of(template):
+        yield "thinking"
+    if style_of(template):
+        yield "tools"
