@@ -14,6 +14,7 @@ NAMES = (
     "memory",
     "startup",
     "decode",
+    "auto_choice",
     "channels",
     "forms",
     "npu",

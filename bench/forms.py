@@ -90,8 +90,8 @@ def measure() -> Report:
             "`held` keeps to a JSON schema: an array of 60 words, each one of ten, so that most tokens are a "
             "choice and the model, left to itself, would write none of them. Tokens a second are from the "
             "first one to the end by the client's clock; compiling the schema is before the first one. "
-            "`held ÷ free` is the ratio of the medians. The NPU's is the stand-in runtime, as fast as it "
-            "computes: free is the runtime's own generation, held is drawn from its logits. Then "
+            "`held ÷ free` is the ratio of the medians. The NPU's is the stand-in runtime at the vendor's "
+            "pace: free is the runtime's own generation, held is drawn from its logits. Then "
             f"{_SCHEMAS:,} random schemas on llama.cpp at temperature 1, each with a seed of its own: an "
             f"answer that ended is parsed and validated; one cut after {_MOST:,} tokens has to begin JSON."
         ),
