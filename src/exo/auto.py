@@ -128,36 +128,40 @@ def thinking_seconds(tokens_per_second: float, budget: int | None, usual: float 
 class Raised:
     """The conversations that were raised to reasoning, `most` of them at a time, each for so many `seconds`.
 
-    A conversation is known by its messages up to the raised request's last one: its later turns begin with
-    these. Clients that cut the beginning off are not recognised, nor is a raw prompt of less than 1 KB.
-    `now` is in seconds of any clock that only goes forward.
+    A conversation is known by who asks and its messages up to the raised request's last one: its later turns
+    begin with these. Clients that cut the beginning off are not recognised, nor is a raw prompt of less than
+    1 KB. `now` is in seconds of any clock that only goes forward.
     """
 
     def __init__(self, most: int = 1000, seconds: float = 600.0) -> None:
         self._most = most
         self._seconds = seconds
-        self._expiry: dict[int, float] = {}
-        """By the hash of the conversation, the first to expire first."""
+        self._expiry: dict[tuple[str, int], float] = {}
+        """By client and hash of the conversation, the first to expire first."""
 
     def __len__(self) -> int:
         return len(self._expiry)
 
     def holds(self, request: ChatRequest, now: float) -> bool:
         """Whether the request, or what it goes on from, was raised less than the time to live ago."""
-        return any(self._expiry.get(each.hash, now) > now for each in conversation(request).beginnings)
+        return any(self._expiry.get(key, now) > now for key in _keys(request))
 
     def remember(self, request: ChatRequest, now: float) -> None:
         """Notes that the request is answered with reasoning. Turns that only stay there do not prolong it."""
-        beginnings = conversation(request).beginnings
-        if not beginnings or self.holds(request, now):
+        keys = _keys(request)
+        if not keys or self.holds(request, now):
             return
         # What is noted anew has expired: it goes to the end, where the latest are.
-        self._expiry.pop(beginnings[-1].hash, None)
-        self._expiry[beginnings[-1].hash] = now + self._seconds
-        for hash, expiry in list(self._expiry.items()):
+        self._expiry.pop(keys[-1], None)
+        self._expiry[keys[-1]] = now + self._seconds
+        for key, expiry in list(self._expiry.items()):
             if len(self._expiry) <= self._most and expiry > now:
                 break
-            del self._expiry[hash]
+            del self._expiry[key]
+
+
+def _keys(request: ChatRequest) -> list[tuple[str, int]]:
+    return [(request.client, each.hash) for each in conversation(request).beginnings]
 
 
 def default_pair(cards: Sequence[ModelCard], *, always: Collection[str] = ()) -> Pair | None:

@@ -114,6 +114,13 @@ def test_a_conversation_that_was_raised_stays_so_for_a_while_and_is_counted() ->
     assert seen == ["reasoning", "reasoning", "quick"]
 
 
+def test_a_conversation_is_raised_for_the_client_whose_it_is() -> None:
+    automatic, talk = Automatic(AutoSettings()), [Message("user", EASY)]
+    assert choose(automatic, "", FAST, messages=talk, client="a", name="auto:reasoning")[1] == "reasoning"
+    assert choose(automatic, "", FAST, messages=talk, client="b")[1] == "quick"
+    assert choose(automatic, "", FAST, messages=talk, client="a")[1] == "reasoning"
+
+
 def test_a_question_of_how_it_would_be_chosen_is_not_remembered() -> None:
     automatic = Automatic(AutoSettings())
     explain = partial(routing.explain, cluster=FAST)
@@ -176,6 +183,7 @@ async def test_every_dialect_can_leave_the_choice_to_the_node() -> None:
         assert answer.headers["x-exo-route"].startswith("auto: reasoning, as ")
         answer = await client.post("/api/chat", json={**body, "stream": False})
         assert (await answer.json())["model"] == "r1"
+        assert answer.headers["x-exo-route"].startswith("auto: reasoning")
         body["messages"] = [{"role": "user", "content": EASY}]
         answer = await client.post("/v1/chat/completions", json={**body, "stream": True})
         assert b'"model":"small"' in await answer.read()
@@ -188,8 +196,9 @@ async def test_every_dialect_can_leave_the_choice_to_the_node() -> None:
 async def test_clients_are_shown_that_there_is_a_choice() -> None:
     async with Here() as client:
         listed = (await (await client.get("/v1/models")).json())["data"]
-    assert (listed[0]["id"], listed[0]["owned_by"]) == ("auto", "exo")
-    assert {model["id"] for model in listed} == {"auto", "small", "r1"}
+        assert (listed[0]["id"], listed[0]["owned_by"]) == ("auto", "exo")
+        assert {model["id"] for model in listed} == {"auto", "small", "r1"}
+        assert (await (await client.get("/v1/models/auto")).json())["id"] == "auto"
 
 
 async def test_what_would_be_chosen_can_be_asked() -> None:

@@ -305,6 +305,9 @@ def test_a_template_beside_the_weights_shows_what_the_model_can_do(tmp_path: Pat
         if template is not None:
             (folder / "chat_template.jinja").write_text(template)
         assert Catalogue(tmp_path)[name][0].capabilities == capabilities
+    (tmp_path / "bare.gguf").write_bytes(DEMO.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}<think>")
+    assert Catalogue(tmp_path)["bare"][0].capabilities == ("completion",)
     (tmp_path / "calls" / "chat_template.jinja").write_bytes(b"\xff")
     os.utime(tmp_path / "calls" / "model.gguf", (1, 1))
     assert "calls" not in {card.id for card in Catalogue(tmp_path).cards}

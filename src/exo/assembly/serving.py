@@ -47,6 +47,9 @@ async def serve_node(
     if why := parts.readiness.why_not():
         log.warning("no chat can be served yet: %s", why)
     parts.node.check_limits()
+    for flag, named in (("--auto-quick", settings.auto.quick), ("--auto-reasoning", settings.auto.reasoning)):
+        if named is not None and not parts.node.has(named):
+            log.warning("%s %s has no effect before some node has that model; this one does not", flag, named)
     choices = parts.metrics.choices
     automatic = Automatic(settings.auto, lambda picked: choices.labels(picked.kind, picked.model).inc())
     desk = Desk(

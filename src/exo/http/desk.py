@@ -68,8 +68,16 @@ class Desk:
     async def models(self) -> Sequence[ModelCard]:
         """The models that clients can be shown, "auto" first where it means something."""
         cards = await self.served.cards()
-        choice = self.automatic and self.automatic.card(self.served.cluster())
+        choice = self._choice()
         return (choice, *cards) if choice else cards
+
+    async def model(self, id: str) -> ModelCard:
+        """One of `models`. Raises `ModelNotFound`."""
+        choice = self._choice() if id == "auto" else None
+        return choice or await self.served.card(id)
+
+    def _choice(self) -> ModelCard | None:
+        return self.automatic.card(self.served.cluster()) if self.automatic else None
 
     def why_not_ready(self) -> str | None:
         """Why this node cannot serve a chat now; None where it can."""

@@ -19,7 +19,7 @@ from exo.http.app import RECORD, Dialect, body_of, client_of, hop_of, json_answe
 from exo.http.automatic import NAMES
 from exo.http.desk import DESK
 from exo.http.replies import embed as vectors_of
-from exo.http.replies import next_step, resolved, stream_answers, unless_abandoned, whole_answers
+from exo.http.replies import next_step, resolved, say_route, stream_answers, unless_abandoned, whole_answers
 from exo.wire import ollama
 
 _LATEST = ":latest"
@@ -73,7 +73,9 @@ async def _answered(http: web.Request, call: ollama.AskCall, form: ollama.Form) 
         if call.stream:
             return await stream_answers(http, [request], 1, form.stream(card.id, created_at, elapsed))
         (deltas,) = await whole_answers(http, [request])
-        return json_answer(form.whole(card.id, created_at, elapsed(), deltas))
+        answer = json_answer(form.whole(card.id, created_at, elapsed(), deltas))
+        say_route(http, answer, request.id)
+        return answer
 
 
 async def embed(http: web.Request) -> web.StreamResponse:

@@ -75,7 +75,7 @@ async def models(http: web.Request) -> web.StreamResponse:
 
 
 async def model(http: web.Request) -> web.StreamResponse:
-    card = await http.app[DESK].served.card(http.match_info["id"])
+    card = await http.app[DESK].model(http.match_info["id"])
     theirs = anthropic.VERSION_HEADER in http.headers
     return json_answer(anthropic.model_answer(card) if theirs else openai.model_answer(card))
 

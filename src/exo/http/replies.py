@@ -48,13 +48,14 @@ async def resolved(http: web.Request, request: ChatRequest) -> ChatRequest:
     desk = http.app[DESK]
     http[RECORD].model = request.model
     via = hop_of(http)
+    request = msgspec.structs.replace(request, client=client_of(http), via=via)
     if request.model in NAMES and desk.automatic and not via:
         served = desk.served
         picked = desk.automatic.choose(request, served.cluster(), served.explain)
         http[_CHOSEN] = "; ".join(picked.why)
         request = msgspec.structs.replace(request, model=picked.model, thinking=picked.thinking)
     model = (await desk.served.card(request.model, via)).id
-    return msgspec.structs.replace(request, model=model, client=client_of(http), via=via)
+    return msgspec.structs.replace(request, model=model)
 
 
 async def stream_answers(

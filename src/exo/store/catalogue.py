@@ -251,7 +251,7 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
             if known := families.built_in(name):
                 card = msgspec.structs.replace(card, capabilities=known.capabilities)
             elif card.capabilities == ("completion",):
-                shown = templates.shown_beside(path)
+                shown = templates.shown_beside(name, path)
                 card = msgspec.structs.replace(card, capabilities=("completion", *shown))
             self._seen[version] = card
         return self._seen[version]

@@ -15,11 +15,13 @@ from exo.thoughts import tags_of
 _TEMPLATE = "chat_template.jinja"
 
 
-def shown_beside(path: Path) -> tuple[Capability, ...]:
-    """What the model at `path`, a file or a folder, can do besides answering. Nothing is known where there is
-    no template. Raises `EngineFailed` for one that cannot be read."""
-    file = (path if path.is_dir() else path.parent) / _TEMPLATE
-    if not file.is_file():
+def shown_beside(name: str, path: Path) -> tuple[Capability, ...]:
+    """What the model of that name at `path`, a file or a folder, can do besides answering. Nothing is known
+    where there is no template. Raises `EngineFailed` for one that cannot be read."""
+    folder = path if path.is_dir() else path.parent
+    file = folder / _TEMPLATE
+    # A file among those of other models is named after itself.
+    if folder.name != name.partition(":")[0].rpartition("/")[2] or not file.is_file():
         return ()
     try:
         return tuple(_shown(file.read_text(encoding="utf-8")))
