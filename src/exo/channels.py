@@ -73,6 +73,8 @@ class Channels:
     ) -> None:
         self.stopped = False
         """A stop string or an end token came: nothing more comes out, the engine should stop."""
+        self.stop = ""
+        """The stop string that came."""
         self.reasoning_tokens = 0
         """Tokens fed while in the reasoning; the closing tag's is one of them, the opening tag's not."""
         self.called = False
@@ -99,7 +101,7 @@ class Channels:
         self._owners: list[list[TokenLogprob]] = []
         self._owner: list[TokenLogprob] = []  # of pieces that have not completed a character yet
         # Held back, the oldest first:
-        self._stop = ""
+        self._begun_stop = ""
         self._spaces: list[str] = []
         self._opening = ""  # of a tool call; it stands between the spaces and the body
         self._body: list[str] = []
@@ -153,7 +155,7 @@ class Channels:
         self._out.clear()
         self._owners.clear()
         self._spaces.clear()
-        self._stop = self._tag = self._special = ""
+        self._begun_stop = self._tag = self._special = ""
 
     def finish(self) -> list[Delta]:
         """No more text comes: everything held back, as what it is by now."""
@@ -363,13 +365,13 @@ class Channels:
     # Stage 4: stop strings, and the way out
 
     def _say(self, text: str) -> None:
-        before, stop, rest = self._stops.cut(self._stop + text)
+        before, self.stop, rest = self._stops.cut(self._begun_stop + text)
         self._emit(before)
-        self.stopped, self._stop = bool(stop), "" if stop else rest
+        self.stopped, self._begun_stop = bool(self.stop), "" if self.stop else rest
 
     def _release_stop(self) -> None:
-        self._emit(self._stop)
-        self._stop = ""
+        self._emit(self._begun_stop)
+        self._begun_stop = ""
 
     def _emit(self, text: str) -> None:
         if not text:

@@ -184,11 +184,13 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The end of an answer that succeeded: comes once, last. A failure raises instead."""
+    """The end of an answer that succeeded: comes once, last. A failure raises instead. `stop` is the stop
+    string that ended it, where one did and that is known."""
 
     reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    stop: str = ""
 
 
 Delta: TypeAlias = Text | Reasoning | ToolCall | Finished

@@ -66,6 +66,13 @@ async def test_a_stop_string_ends_the_answer_before_itself(subject: Subject) -> 
     assert finished(deltas).reason == "stop"
 
 
+async def test_an_answer_says_which_stop_string_ended_it(subject: Subject) -> None:
+    whole = text(await answer(subject.responder, subject.request()))
+    ended = await answer(subject.responder, subject.request(stop=("no such text", whole[10:14])))
+    assert finished(ended).stop == whole[10:14]
+    assert finished(await answer(subject.responder, subject.request())).stop == ""
+
+
 async def test_a_closed_answer_gives_its_slot_back(subject: Subject) -> None:
     for _ in range(2 * subject.slots + 1):
         async with aclosing(subject.responder.respond(subject.request())) as deltas:

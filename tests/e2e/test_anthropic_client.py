@@ -88,7 +88,7 @@ def test_max_tokens_and_stop_sequences(client: anthropic.Anthropic) -> None:
     cut = client.messages.create(max_tokens=3, **asked)
     assert (cut.stop_reason, cut.usage.output_tokens) == ("max_tokens", 3)
     stopped = client.messages.create(max_tokens=50, stop_sequences=[" ="], **asked)
-    assert (said(stopped), stopped.stop_reason) == ("12 + 35", "end_turn")
+    assert (said(stopped), stopped.stop_reason, stopped.stop_sequence) == ("12 + 35", "stop_sequence", " =")
 
 
 def test_the_beginning_of_the_answer_is_gone_on_with(client: anthropic.Anthropic) -> None:

@@ -164,6 +164,12 @@ def test_any_text_stays_in_its_event(text: str) -> None:
     assert block["text"] == text
 
 
+def test_a_stop_sequence_is_named() -> None:
+    deltas: list[Delta] = [Text("4"), Finished("stop", USAGE, stop="\n\n")]
+    for message in (whole(deltas), put_together(streamed(deltas))):
+        assert (message["stop_reason"], message["stop_sequence"]) == ("stop_sequence", "\n\n")
+
+
 @pytest.mark.parametrize(("end", "reason"), [(STOP, "end_turn"), (CUT, "max_tokens"), (CALLS, "tool_use")])
 def test_why_it_stopped(end: Finished, reason: str) -> None:
     assert whole([end])["stop_reason"] == reason

@@ -581,3 +581,22 @@ def test_embeddings_that_failed_late_raise_what_failed() -> None:
     body = b'   {"error": {"message": "no room", "type": "server_error", "param": null, "code": "not_ready"}}'
     with pytest.raises(errors.NotReady, match="no room"):
         openai.decode_embeddings_answer(body, 1)
+
+
+@pytest.mark.parametrize(("said", "stop"), [('"\\n"', "\n"), ("null", ""), ("151645", "")])
+def test_the_stop_string_that_ended_an_answer_is_read(said: str, stop: str) -> None:
+    chunk = f'{{"choices": [{{"delta": {{}}, "finish_reason": "stop", "stop_reason": {said}}}]}}'
+    reader = ChunkReader()
+    assert reader.feed(f"data: {chunk}\n\ndata: [DONE]\n\n".encode()) == [Finished("stop", stop=stop)]
+
+
+def test_the_stop_string_goes_round() -> None:
+    deltas: list[Delta] = [Text("4"), Finished("stop", stop="###")]
+    stream = openai.ChatStream("id", 1, "m")
+    sent = b"".join(stream.delta(0, delta) for delta in deltas) + stream.end(Usage())
+    assert ChunkReader().feed(sent) == deltas
+    whole = json.loads(openai.chat_answer("id", 1, "m", [deltas]))
+    assert whole["choices"][0]["stop_reason"] == "###"
+    assert (
+        "stop_reason" not in json.loads(openai.chat_answer("id", 1, "m", [[Finished("stop")]]))["choices"][0]
+    )

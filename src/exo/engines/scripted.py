@@ -132,7 +132,7 @@ class ScriptedModel:
                 yield step
         for delta in channels.finish():
             yield delta
-        yield Finished(reason, Usage(prompt, tokens, reasoning_tokens=reasoning))
+        yield Finished(reason, Usage(prompt, tokens, reasoning_tokens=reasoning), stop=channels.stop)
 
     async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
         """There is no template, so a chat is its messages' texts, a line each; and a token is a byte, so that

@@ -164,7 +164,7 @@ class _Writing:
         )
         first, *others = self._timings
         decode = first.decode + sum(each.prefill + each.decode for each in others)
-        return Finished(reason, usage, Timings(first.prefill, decode))
+        return Finished(reason, usage, Timings(first.prefill, decode), self.channels.stop)
 
     @property
     def _written(self) -> int:

@@ -152,7 +152,7 @@ class Original:
             yield delta
         usage = visit.usage if cut is None else msgspec.structs.replace(visit.usage, completion_tokens=pieces)
         usage = msgspec.structs.replace(usage, reasoning_tokens=channels.reasoning_tokens)
-        yield Finished(cut or visit.reason or "stop", usage)
+        yield Finished(cut or visit.reason or "stop", usage, stop=channels.stop)
 
     async def _pay(self, visit: _Visit, model: str, body: bytes, silence: float) -> ExoError | None:
         """Makes the visit, and says what it failed with. What its caller leaves is read all the same."""

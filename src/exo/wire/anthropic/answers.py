@@ -51,7 +51,7 @@ def message_answer(
             model=model,
             content=list(_blocks(said, shows_thinking, cut=finished.reason == "length")),
             stop_reason=stop_reason(finished),
-            stop_sequence=None,
+            stop_sequence=finished.stop or None,
             usage=usage(finished.usage),
             context_management=edits(edits_context),
         )
@@ -87,8 +87,8 @@ def arguments(name: str, text: str) -> Raw:
 
 
 def stop_reason(finished: Finished) -> types.StopReason:
-    """A stop string is told as the end of the turn: `Finished` does not say that it was one, nor which."""
-    return _REASONS[finished.reason]
+    """Why the model said no more."""
+    return "stop_sequence" if finished.stop else _REASONS[finished.reason]
 
 
 def usage(used: Usage) -> types.AnthropicUsage:

@@ -75,7 +75,7 @@ class MessageStream:
         """`usage` is of the whole answer."""
         if self._finished is None:
             return self.failed(EngineFailed(answers.UNFINISHED))
-        ending = types.AnthropicEnding(answers.stop_reason(self._finished), None)
+        ending = types.AnthropicEnding(answers.stop_reason(self._finished), self._finished.stop or None)
         edits = answers.edits(self._edits_context)
         return _event(types.AnthropicMessageDelta(ending, answers.usage(usage), edits)) + _MESSAGE_STOP
 

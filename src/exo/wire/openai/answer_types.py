@@ -73,10 +73,13 @@ class AnswerMessage(Struct, frozen=True, tag_field="role", tag="assistant"):
 
 
 class ChatChoice(Struct, frozen=True):
+    """`stop_reason`, as vLLM has it, is the stop string that ended the answer, where one did."""
+
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
+    stop_reason: str | UnsetType = UNSET
 
 
 class ChatAnswer(Struct, frozen=True, tag_field="object", tag="chat.completion"):
@@ -114,6 +117,7 @@ class ChatChunkChoice(Struct, frozen=True):
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+    stop_reason: str | UnsetType = UNSET
 
 
 class ChatChunk(Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
@@ -142,6 +146,7 @@ class TextChoice(Struct, frozen=True):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None = None
+    stop_reason: str | UnsetType = UNSET
 
 
 class TextAnswer(Struct, frozen=True, tag_field="object", tag="text_completion"):

@@ -105,7 +105,9 @@ class ChatStream:
         logprobs: types.ChatLogprobs | None = None,
         finished: Finished | None = None,
     ) -> bytes:
-        choice = types.ChatChunkChoice(index, delta, logprobs, finished.reason if finished else None)
+        choice = types.ChatChunkChoice(
+            index, delta, logprobs, finished.reason if finished else None, _stop(finished)
+        )
         usage = None if self._include_usage else msgspec.UNSET
         timings = figures.engine_timings(finished) if finished else msgspec.UNSET
         return _event(types.ChatChunk(self._id, self._created, self._model, [choice], usage, timings))
@@ -156,7 +158,7 @@ class CompletionStream:
             case ToolCall():
                 raise _called_without_tools()
             case Finished():
-                choice = types.TextChoice(index, "", finish_reason=_text_reason(delta.reason))
+                choice = types.TextChoice(index, "", None, _text_reason(delta.reason), _stop(delta))
                 return self._choice(choice, figures.engine_timings(delta))
 
     def end(self, usage: Usage) -> bytes:
@@ -227,6 +229,7 @@ def chat_answer(
             ),
             logprobs=figures.chat_logprobs(whole.logprobs) if whole.logprobs else None,
             finish_reason=whole.finished.reason,
+            stop_reason=_stop(whole.finished),
         )
         for i, whole in enumerate(wholes)
     ]
@@ -257,6 +260,7 @@ def completion_answer(
             if whole.logprobs
             else None,
             finish_reason=_text_reason(whole.finished.reason),
+            stop_reason=_stop(whole.finished),
         )
         for i, (whole, before) in enumerate(zip(wholes, befores, strict=True))
     ]
@@ -321,6 +325,10 @@ def _called_without_tools() -> EngineFailed:
 
 def _text_reason(reason: FinishReason) -> Literal["stop", "length"]:
     return "length" if reason == "length" else "stop"
+
+
+def _stop(finished: Finished | None) -> str | UnsetType:
+    return (finished.stop if finished else "") or msgspec.UNSET
 
 
 def _timings_of(wholes: Sequence[_Whole]) -> types.EngineTimings | UnsetType:

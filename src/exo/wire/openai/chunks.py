@@ -67,6 +67,7 @@ class _Choice(msgspec.Struct):
     text: str | None = None
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None
 
 
 class _CachedTokens(msgspec.Struct):
@@ -122,6 +123,7 @@ class ChunkReader:
         self._failure: ExoError | None = None
         self._calls: set[int] = set()
         self._reason: FinishReason | None = None
+        self._stop = ""
         self._usage = Usage()
         self._timings = Timings()
         self._finished = False
@@ -184,6 +186,8 @@ class ChunkReader:
             yield self._call(call)
         if choice.finish_reason:
             self._reason = _reason(choice.finish_reason)
+            # vLLM's may be the id of a token, too.
+            self._stop = choice.stop_reason if isinstance(choice.stop_reason, str) else ""
 
     def _call(self, call: _Call) -> ToolCall:
         """A server that gives no index sends every call whole."""
@@ -198,7 +202,7 @@ class ChunkReader:
     def _finish(self) -> Iterator[Delta]:
         if self._reason is not None and not self._finished:
             self._finished = True
-            yield Finished(self._reason, self._usage, self._timings)
+            yield Finished(self._reason, self._usage, self._timings, self._stop)
 
 
 class _Events:
