@@ -6,6 +6,7 @@ import os
 import sys
 
 import click
+from click.shell_completion import CompletionItem
 
 from exo import devices
 from exo.errors import ExoError
@@ -15,9 +16,22 @@ class Commands(click.Group):
     """Options without a command are those of `serve`; failures are one line, not a traceback."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        # A shell asks what may come first: commands, and not only what `serve` takes.
+        if context.resilient_parsing and not args:
+            return super().parse_args(context, args)
         if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
             args = ["serve", *args]
         return super().parse_args(context, args)
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, and options without a command: those of `serve`, too."""
+        offered = super().shell_complete(context, incomplete)
+        if incomplete.startswith("-"):
+            serve = self.commands["serve"]
+            serving = serve.make_context("serve", [], context, resilient_parsing=True)
+            ours = {item.value for item in offered}
+            offered += [item for item in serve.shell_complete(serving, incomplete) if item.value not in ours]
+        return offered
 
     def invoke(self, context: click.Context) -> object:
         try:

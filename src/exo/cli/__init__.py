@@ -7,6 +7,7 @@ import click
 import exo
 from exo import commandline
 from exo.cli import options
+from exo.cli.bench import bench
 from exo.cli.chat import run
 from exo.cli.cluster import cluster
 from exo.cli.downloads import pull, rm, show
@@ -49,4 +50,5 @@ app.add_command(ps)
 app.add_command(plan)
 app.add_command(nodes)
 app.add_command(spread)
+app.add_command(bench)
 app.add_command(cluster)

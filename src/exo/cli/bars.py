@@ -24,6 +24,11 @@ class Bar:
         self._before: dict[str, int] = {}
 
     @property
+    def files(self) -> dict[str, int]:
+        """Bytes that each file has when it is whole."""
+        return {name: file.total for name, file in self._files.items()}
+
+    @property
     def done(self) -> int:
         """Bytes that are here."""
         return sum(file.done for file in self._files.values())

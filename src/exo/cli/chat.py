@@ -8,17 +8,17 @@ import click
 
 from exo import commandline
 from exo.chat import ChatRequest, Message, Reasoning, Sampling, Text, ToolCall
-from exo.cli import options
+from exo.cli import completion, options
 from exo.engine import Responder
 from exo.errors import ExoError
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.here)
 @click.argument("question", nargs=-1)
 @options.url
 @click.option("--system", help="System message for the conversation.")
-@click.option("--temperature", type=click.FloatRange(0, 2))
+@click.option("--temperature", type=click.FloatRange(0, 2), help="How freely it chooses its words.")
 @click.option("--think/--no-think", default=None, help="Switch a reasoning model's thinking on or off.")
 def run(
     model: str,

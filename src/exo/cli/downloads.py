@@ -14,7 +14,7 @@ import msgspec
 
 from exo import commandline
 from exo.cards import ModelCard
-from exo.cli import bars, options
+from exo.cli import bars, completion, options
 from exo.cli.tables import size
 from exo.errors import ModelNotFound
 from exo.nodes import Cluster
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.known)
 @options.url
 @click.option(
     "--max-parallel-downloads",
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 64),
     help="Files that are downloaded at once, where no node does it.",
 )
-def pull(model: str, url: str | None, max_parallel_downloads: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what has come, by file, as JSON.")
+def pull(model: str, url: str | None, max_parallel_downloads: int, as_json: bool) -> None:
     """Download MODEL from the Hugging Face hub: a short name, USER/REPO or USER/REPO:FILE.gguf.
 
     `exo show MODEL` tells where a short name leads to. A download that was stopped goes on where it ended.
@@ -42,14 +43,18 @@ def pull(model: str, url: str | None, max_parallel_downloads: int) -> None:
     downloaded.
     """
     try:
-        asyncio.run(_pull(model, url, max_parallel_downloads))
+        files = asyncio.run(_pull(model, url, max_parallel_downloads))
     except KeyboardInterrupt:
         click.echo(f"\nStopped; `exo pull {model}` goes on from here.", err=True)
         raise click.exceptions.Exit(130) from None
+    if as_json:
+        click.echo(msgspec.json.encode({"model": model, "files": files}))
+    else:
+        click.echo(f"{model} is here.")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.deletable)
 @options.url
 def rm(model: str, url: str | None) -> None:
     """Delete MODEL from the disk, or what a download of it that was stopped has left."""
@@ -58,7 +63,7 @@ def rm(model: str, url: str | None) -> None:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.here_or_known)
 @options.url
 @click.option("--json", "as_json", is_flag=True, help="Print the model's card as JSON.")
 def show(model: str, url: str | None, as_json: bool) -> None:
@@ -111,12 +116,13 @@ def _known(model: str) -> list[tuple[str, str]]:
     ]
 
 
-async def _pull(model: str, url: str | None, parallel: int) -> None:
+async def _pull(model: str, url: str | None, parallel: int) -> dict[str, int]:
+    """The model's files as far as they were named on the way, with their bytes."""
     async with _shelf(url, parallel) as shelf, aclosing(shelf.pull(model)) as steps:
         with bars.shown(model, sys.stderr) as bar:
             async for step in steps:
                 bar.step(step)
-    click.echo(f"{model} is here.")
+    return bar.files
 
 
 async def _delete(model: str, url: str | None) -> None:

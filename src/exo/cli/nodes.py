@@ -1,15 +1,18 @@
 """`exo nodes` and `exo spread`: the cluster, and one model on several of its nodes."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from exo.cli import options
+from exo.cli import completion, options
 from exo.cli.running import cluster_body, running_node
 from exo.cli.tables import print_table, size
 from exo.nodes import Cluster, Node
-from exo.wire.cluster import SpreadAnswer
+
+if TYPE_CHECKING:
+    from exo.wire.cluster import SpreadAnswer
 
 
 @click.command()
@@ -26,7 +29,7 @@ def nodes(url: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.here)
 @click.argument("nodes", type=click.IntRange(1, 1000), metavar="K")
 @options.url
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
@@ -68,7 +71,7 @@ def table(cluster: Cluster) -> list[tuple[str, ...]]:
     return list(zip(*((head, *cells) for head, cells in columns), strict=True))
 
 
-async def _spread(url: str | None, model: str, nodes: int) -> SpreadAnswer:
+async def _spread(url: str | None, model: str, nodes: int) -> "SpreadAnswer":
     async with running_node(url) as peer:
         return await peer.spread(model, nodes)
 

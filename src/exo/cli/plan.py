@@ -1,18 +1,21 @@
 """`exo plan`: where a model's layers would go, before anything is loaded."""
 
 import asyncio
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import click
 
-from exo.cli import options
+from exo.cli import completion, options
 from exo.cli.running import running_node
 from exo.cli.tables import print_table, size
-from exo.wire.shards import PartShown, PlanAnswer, decode_plan_answer
+
+if TYPE_CHECKING:
+    from exo.wire.shards import PartShown, PlanAnswer
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.here)
 @click.option(
     "--split",
     metavar="NODE:FIRST-LAST,...",
@@ -26,6 +29,8 @@ def plan(model: str, split: str | None, url: str | None, as_json: bool) -> None:
     A model that fits one node stays whole on the one with the most memory. Ends with status 1 where it
     cannot be loaded so.
     """
+    from exo.wire.shards import decode_plan_answer
+
     body = asyncio.run(_ask(url, model, split))
     answer = decode_plan_answer(body)
     if as_json:
@@ -46,12 +51,12 @@ async def _ask(url: str | None, model: str, split: str | None) -> bytes:
         return await peer.get(f"/v1/cluster/plan?{urlencode(asked)}")
 
 
-def _row(part: PartShown, answer: PlanAnswer) -> tuple[str, ...]:
+def _row(part: "PartShown", answer: "PlanAnswer") -> tuple[str, ...]:
     layers = f"{part.first_layer}-{part.last_layer} of {answer.layers}" if answer.layers else "all"
     return (part.node, layers, size(part.bytes), size(part.budget), "yes" if part.fits else "no")
 
 
-def _speed(answer: PlanAnswer) -> str:
+def _speed(answer: "PlanAnswer") -> str:
     figures = [
         f"{figure:.1f} tokens/s {what}"
         for figure, what in ((answer.prefill, "read"), (answer.decode, "written"))

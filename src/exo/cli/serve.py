@@ -8,7 +8,7 @@ import click
 
 from exo import commandline, partition
 from exo.cards import Dtype, Share
-from exo.cli import clusters, options
+from exo.cli import clusters, completion, options
 from exo.cli.upstreams import server_url, upstreams
 from exo.errors import BadRequest
 from exo.settings import AutoSettings, Defaults, HttpSettings, LayersSettings, Settings
@@ -53,7 +53,14 @@ def _splits(
 
 @click.command()
 @click.option("--host", "--node-host", default="0.0.0.0", show_default=True, help="Address to listen on.")
-@click.option("--port", "--chatgpt-api-port", default=52415, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port",
+    "--chatgpt-api-port",
+    default=52415,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
 @click.option(
     "--timeout",
     "--chatgpt-api-response-timeout",
@@ -132,9 +139,19 @@ def _splits(
     type=click.IntRange(min=0),
     help="Other nodes that have to be there before this one says that it is ready.",
 )
-@click.option("--default-model", help="Model for requests that name none.")
-@click.option("--auto-quick", metavar="MODEL", help='The quick one of the models that "auto" chooses from.')
-@click.option("--auto-reasoning", metavar="MODEL", help="The one that is asked what takes thought.")
+@click.option("--default-model", shell_complete=completion.here, help="Model for requests that name none.")
+@click.option(
+    "--auto-quick",
+    metavar="MODEL",
+    shell_complete=completion.here,
+    help='The quick one of the models that "auto" chooses from.',
+)
+@click.option(
+    "--auto-reasoning",
+    metavar="MODEL",
+    shell_complete=completion.here,
+    help="The one that is asked what takes thought.",
+)
 @click.option("--default-temp", type=click.FloatRange(0, 2), help="Temperature for requests that set none.")
 @click.option("--max-generate-tokens", type=_TOKENS, help="Cap on the tokens of any answer.")
 @click.option(
@@ -202,7 +219,13 @@ def _splits(
     type=commandline.Seconds(min=0),
     help="Seconds after which a model nobody uses leaves memory; 0 keeps it.",
 )
-@click.option("--preload", multiple=True, metavar="MODEL", help="Load this model at start. May be repeated.")
+@click.option(
+    "--preload",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=completion.here,
+    help="Load this model at start. May be repeated.",
+)
 @click.option(
     "--cors-origin",
     multiple=True,

@@ -24,7 +24,13 @@ _FAST_CORES = {"rk3588": 0xF0, "rk3576": 0xF0, "rk3562": None, "rv1126b": None}
     help="The board's chip. [default: the one this machine has]",
 )
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 is a free one.",
+)
 @click.option(
     "--models",
     type=click.Path(file_okay=False, path_type=Path),
