@@ -160,6 +160,16 @@ def test_hangs_heed_no_abort(fault: str, tokens: int, build: Path, file_for: Fil
         threading.Event().wait()
     """
     source = "\n".join(line.strip() for line in program.splitlines())
+    # An abort that comes before the hang is heeded, and shows nothing of it: then it is tried again.
+    for _ in range(10):
+        said = _said_by(source, fault)
+        if said[1].startswith(f"{tokens} "):
+            break
+    assert said == [f"{tokens} 0\n", f"{tokens} 0\n"]
+
+
+def _said_by(source: str, fault: str) -> list[str]:
+    """The first two lines of a child that runs `source`."""
     child = subprocess.Popen(
         [sys.executable, "-c", source],
         env={"STANDIN_FAULT": fault},
@@ -175,7 +185,7 @@ def test_hangs_heed_no_abort(fault: str, tokens: int, build: Path, file_for: Fil
     finally:
         child.kill()
         child.communicate()
-    assert said == [f"{tokens} 0\n", f"{tokens} 0\n"]
+    return said
 
 
 def test_corrupt_ids_never_end_by_themselves(
