@@ -1,1 +1,1 @@
-"""Makes the weights of `exo.questions`: generated questions, and a logistic regression fitted to them."""
+"""Makes the weights of `exo.choice.questions`: generated questions, a logistic regression fitted to them."""

@@ -1,4 +1,4 @@
-"""Writes the weights that "auto" decides by, `src/exo/auto.json`, checks them, or says how good they are."""
+"""Writes the weights that "auto" decides by, `choice/auto.json`; checks them, or says how good they are."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-WEIGHTS = Path(__file__).parents[1] / "src" / "exo" / "auto.json"
+WEIGHTS = Path(__file__).parents[1] / "src" / "exo" / "choice" / "auto.json"
 
 
 def main() -> None:

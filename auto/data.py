@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from auto.families import Family, Question, families, questions
 from auto.fitting import Examples, Vector, calibrated, fit, rounded
-from exo.questions import Weights, features
+from exo.choice.questions import Weights, features
 
 SEED = 1
 COUNT = 110

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from auto.data import Data, folds, held_out, made, of_families
 from auto.fitting import Vector, auc, calibrated
 from exo.chat import ChatRequest, Message
-from exo.questions import probability
+from exo.choice.questions import probability
 
 _SPLITS = 5
 

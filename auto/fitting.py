@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from exo.questions import BUCKETS, NAMES, Features, Weights
+from exo.choice.questions import BUCKETS, NAMES, Features, Weights
 
 Vector = NDArray[np.float64]
 

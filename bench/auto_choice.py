@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from bench import report
 from bench.report import Figure, Report, Table, median
-from exo.auto import Candidate, Raised, pick
 from exo.cards import ModelCard
 from exo.chat import ChatRequest, Message
+from exo.choice.auto import Candidate, Raised, pick
 
 _ROUNDS = 3000
 _WARM_UP = 100
@@ -36,7 +36,7 @@ def measure() -> Report:
     return Report(
         name="The choice between a quick and a reasoning model",
         method=(
-            "`exo.auto.pick` and whether the conversation was raised before, among 1,000 that were; "
+            "`exo.choice.auto.pick` and whether the conversation was raised before, among 1,000 that were; "
             f"{_ROUNDS:,} rounds in which each kind of request takes one turn. Milliseconds by the clock."
         ),
         tables=(Table(("milliseconds", "median", "p99", "best"), tuple(rows)),),

@@ -11,10 +11,10 @@ import msgspec
 
 from bench import report
 from bench.report import Cell, Figure, Report, Table, median
-from exo.calls import HERMES
-from exo.channels import Channels
 from exo.chat import Alternative, TokenLogprob
-from exo.thoughts import THINK
+from exo.text.calls import HERMES
+from exo.text.channels import Channels
+from exo.text.thoughts import THINK
 
 _TEXT = Path(__file__).parents[1] / "ARCHITECTURE.md"
 # As vocabularies of 100 000 tokens and more have them: a word with the space before it, signs, white space.

@@ -26,7 +26,7 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.metrics import Metrics
 from exo.nodes import Cluster
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import HttpSettings
 from exo.shards.engine import LayersEngine
 from exo.shards.frames import Open

@@ -5,11 +5,11 @@ from contextlib import aclosing
 
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Reasoning, Text
+from exo.choice.routing import Asked, Route, choose, explain
 from exo.engine import Embedder, Responder, SpellRequest, Tokenizer
 from exo.errors import BadRequest
 from exo.nodes import Cluster, Device, Node
-from exo.residency import Why
-from exo.routing import Asked, Route, choose, explain
+from exo.residency.residency import Why
 
 # Models of a small machine, and the memory each takes; a budget of 8 holds two small ones or the big one.
 SIZES = {"a": 4, "b": 4, "c": 4, "big": 8}

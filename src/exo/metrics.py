@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYP
 
 from exo.chat import Delta, Embeddings, Finished, Usage
 from exo.errors import EngineFailed, ExoError
-from exo.residency import Why
+from exo.residency.residency import Why
 
 __all__ = ["CONTENT_TYPE", "Answer", "Metrics"]
 

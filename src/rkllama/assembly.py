@@ -30,8 +30,8 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.kept_responses import KeptResponses
 from exo.http.server import listen, serve, stop_on_signals, warn_if_open
-from exo.node import LocalNode
-from exo.residency import Limits, Residency
+from exo.node.local import LocalNode
+from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from rkllama.engine import RkllmEngine
 from rkllama.metrics import NpuMetrics

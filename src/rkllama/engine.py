@@ -1,7 +1,7 @@
 """`.rkllm` models on the NPU: exo's engine over a process for each model.
 
 Theory of operation. The conversation is rendered here, through the model's chat template, and goes to the
-runtime as raw text; its raw answer goes through `exo.channels`. What the runtime can do itself (its own
+runtime as raw text; its raw answer goes through `exo.text.channels`. What the runtime can do itself (its own
 sampling, and per request from release 1.3.0) it does, at its full speed. A request that wants more - a
 sampling other than the loaded one, a seed, a JSON schema, logprobs - is drawn token by token from the
 runtime's logits (`stepwise`), which needs the model's tokenizer beside its file; where that cannot be, the

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from exo.benchmark import PROMPTS, WARM_UP
+from exo.benchmark.results import PROMPTS, WARM_UP
 from exo.cards import ModelCard
 from exo.nodes import Cluster, Device, Node
 from tests.e2e import conftest

@@ -25,9 +25,9 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.tls import client_context, server_context
 from exo.metrics import Metrics
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Cluster, Device, Node
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from exo.shards.engine import LayersEngine
 from exo.store.catalogue import BUNDLED, Catalogue

@@ -31,9 +31,9 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.http.remote import Remote
 from exo.metrics import Metrics
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Device, Node
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from exo.store.catalogue import Catalogue
 from tests.doubles import SilentObserver, answer, finished, text

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from huggingface_hub import constants
 
-from exo import partition, routing
 from exo.cards import Format, ModelCard, Share, Span
 from exo.chat import ChatRequest, Message, Sampling
+from exo.choice import partition, routing
 from exo.cluster.pipeline import Credentials, Pipeline
 from exo.cluster.planning import Planner, footprints, needs
 from exo.errors import BadRequest, ModelNotFound, NotReady

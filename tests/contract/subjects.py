@@ -21,7 +21,7 @@ from exo.http.desk import Desk
 from exo.http.remote import Remote
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import HttpSettings, UpstreamSettings
 from exo.shards.engine import LayersEngine, Split
 from exo.shards.process import RunningShard

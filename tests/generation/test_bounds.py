@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from exo.calls import HERMES
 from exo.chat import ChatRequest, JsonSchema, Message, Tool
 from exo.errors import BadRequest
 from exo.generation import bounds, constraints
+from exo.text.calls import HERMES
 
 
 def chain(links: int, by: str = "$ref") -> dict[str, Any]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from exo.calls import HERMES, LLAMA
 from exo.chat import (
     ChatRequest,
     Delta,
@@ -23,6 +22,7 @@ from exo.chat import (
 from exo.errors import BadRequest
 from exo.generation.templates import ChatTemplate
 from exo.generation.writing import Ended, Piece, Run, answer
+from exo.text.calls import HERMES, LLAMA
 
 PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}:{% if tools %}{% endif %}"
 SWITCHED = PLAIN + "{% if enable_thinking is false %}<think></think>{% endif %}"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from exo import routing
 from exo.cards import Capability, ModelCard
 from exo.chat import ChatRequest, Delta, Finished, Message, Text
+from exo.choice import routing
 from exo.errors import ModelNotFound
 from exo.http import cluster_routes, ollama_routes, openai_routes
 from exo.http.app import build

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Sampling, Text
+from exo.choice.routing import Asked, Route, choose, explain
 from exo.engine import SpellRequest
 from exo.engines.scripted import Fail, Hang, Script, ScriptedModel
 from exo.errors import BadRequest, EngineFailed, ExoError, ModelNotFound, Overloaded
@@ -20,7 +21,6 @@ from exo.http.app import build
 from exo.http.desk import Desk
 from exo.metrics import Metrics
 from exo.nodes import Cluster, Device, Node
-from exo.routing import Asked, Route, choose, explain
 from exo.settings import HttpSettings
 from tests.doubles import card
 

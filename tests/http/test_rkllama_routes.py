@@ -21,9 +21,9 @@ from exo.http import openai_routes, rkllama_routes
 from exo.http.app import build
 from exo.http.desk import Desk
 from exo.metrics import Metrics
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Device
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
 from exo.store.catalogue import Catalogue
 from tests.doubles import SilentObserver

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from exo.cards import ModelCard, Span
 from exo.chat import Text
+from exo.choice.partition import Footprint, Plan, parse, plan
 from exo.engines.scripted import Script, ScriptedModel
 from exo.errors import NotReady
 from exo.http import shard_routes, shard_stream
@@ -23,7 +24,6 @@ from exo.http.shard_routes import HeldShard
 from exo.http.shard_stream import Frames, FromHost, encode, from_host
 from exo.metrics import Metrics
 from exo.nodes import Cluster
-from exo.partition import Footprint, Plan, parse, plan
 from exo.settings import HttpSettings
 from exo.shards.frames import HEAD, Done, Failed, Free, Hidden, Opened, Progress, Rows, Step
 from exo.wire.shards import Beat, OpenShard

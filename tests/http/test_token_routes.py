@@ -21,9 +21,9 @@ from exo.http.headers import HOP_HEADER
 from exo.http.remote import Remote
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Device
-from exo.residency import Limits, Residency
+from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings, UpstreamSettings
 from exo.store.catalogue import BUNDLED, Catalogue
 from tests.doubles import SilentObserver, card, served

@@ -8,9 +8,9 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from exo.chat import ChatRequest, Delta, Finished, Message, Reasoning, Sampling, Text, ToolCall, Usage
+from exo.choice.routing import Route
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device, Node
-from exo.routing import Route
 from exo.wire import anthropic, cluster, downloads, ollama, openai, openapi
 from exo.wire.openai import encode_chat, encode_completion
 from tests.doubles import card

@@ -14,7 +14,7 @@ from exo.assembly.parts import Parts, Surroundings, tied_together
 from exo.assembly.serving import serve_node
 from exo.cluster.settings import ClusterSettings
 from exo.http.server import listen
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.settings import Settings
 
 __all__ = ["Parts", "Surroundings", "local_node", "run", "tied_together"]

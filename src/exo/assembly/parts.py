@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 import exo
-from exo import loading
 from exo.assembly.engines import enabled, preferred
 from exo.assembly.readiness import Readiness
 from exo.cards import ModelCard
+from exo.choice.speeds import Speeds
 from exo.cluster.pipeline import Credentials, Pipeline
 from exo.cluster.planning import CPUS, Planner
 from exo.cluster.shard_host import ShardHost
@@ -20,12 +20,12 @@ from exo.devices import detect
 from exo.engines import EngineOptions, others
 from exo.http.upstream import Upstream
 from exo.metrics import Metrics
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Cluster, Node
-from exo.residency import Limits, Residency, Why
+from exo.residency import loading
+from exo.residency.residency import Limits, Residency, Why
 from exo.settings import Settings
 from exo.shards.engine import LayersEngine, Split
-from exo.speeds import Speeds
 from exo.store.catalogue import Catalogue
 
 

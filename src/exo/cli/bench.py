@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from exo import commandline
-from exo.benchmark import (
+from exo.benchmark.results import (
     PROMPTS,
     WARM_UP,
     Report,

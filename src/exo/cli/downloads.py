@@ -98,7 +98,7 @@ def _described(card: ModelCard) -> list[tuple[str, str]]:
 
 def _known(model: str) -> list[tuple[str, str]]:
     """Of a model that is not here. Raises `ModelNotFound` for one of which nothing is known."""
-    from exo.routing import missing
+    from exo.choice.routing import missing
     from exo.store import families
 
     known = families.find(model)

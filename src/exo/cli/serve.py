@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from exo import commandline, partition
+from exo import commandline
 from exo.cards import Dtype, Share
+from exo.choice import partition
 from exo.cli import clusters, completion, options
 from exo.cli.upstreams import server_url, upstreams
 from exo.errors import BadRequest

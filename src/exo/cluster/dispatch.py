@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import msgspec
 
-from exo import routing
 from exo.cards import ModelCard, Progress, Recipe
 from exo.chat import (
     ChatRequest,
@@ -31,14 +30,15 @@ from exo.chat import (
     Text,
     ToolCall,
 )
+from exo.choice import routing
+from exo.choice.routing import Asked, Route
 from exo.cluster.reach import nearest
 from exo.cluster.traffic import Traffic
 from exo.engine import SpellRequest
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
 from exo.http.peer import Peer
-from exo.node import LocalNode
+from exo.node.local import LocalNode
 from exo.nodes import Cluster, Node
-from exo.routing import Asked, Route
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from exo import partition
 from exo.cards import Dtype, ModelCard, Progress, Share, Span
+from exo.choice import partition
+from exo.choice.partition import Footprint, Footprints, Plan
 from exo.errors import BadRequest, EngineFailed, ModelNotFound
 from exo.nodes import Cluster, Kind, Node
-from exo.partition import Footprint, Footprints, Plan
 from exo.store import checkpoint
 from exo.store.catalogue import Catalogue
 from exo.store.checkpoint import Place

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from exo.cards import Progress as ModelProgress
 from exo.cards import Span
+from exo.choice.partition import Plan
 from exo.cluster.planning import Planner, needs
 from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady
 from exo.http.shard_stream import BEAT, SILENCE
 from exo.nodes import Kind
-from exo.partition import Plan
-from exo.residency import Residency
+from exo.residency.residency import Residency
 from exo.shards.engine import LayersEngine
 from exo.shards.process import ShardProcess
 from exo.store import checkpoint

@@ -18,10 +18,10 @@ from typing import TypeAlias
 import msgspec
 
 from exo.cards import ModelCard
-from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Reasoning, SoFar, Text, ToolCall, Usage
 from exo.engine import LoadedModel, SpellRequest, check_tokens
 from exo.errors import BY_CODE, ContextLengthExceeded, EngineFailed
+from exo.text.channels import Channels
 
 
 class Wait(msgspec.Struct, frozen=True, tag="wait"):

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from exo.calls import Style
 from exo.chat import ChatRequest, JsonSchema, Tool
 from exo.errors import BadRequest
 from exo.generation import bounds
+from exo.text.calls import Style
 
 # As models write JSON: one space after a comma or colon, none elsewhere. A grammar that allows any white
 # space lets a small model write nothing else until its tokens run out.

@@ -11,10 +11,10 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from exo.calls import style_of
 from exo.chat import ChatRequest, Message, Tool, ToolCall
 from exo.errors import BadRequest, EngineFailed
-from exo.thoughts import THINK, tags_of
+from exo.text.calls import style_of
+from exo.text.thoughts import THINK, tags_of
 
 _SWITCH = "enable_thinking"
 # Qwen3's soft switches: a word by itself, at either end of a message.

@@ -16,13 +16,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from exo.calls import Style
-from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
 from exo.errors import BadRequest
 from exo.generation import constraints
 from exo.generation.templates import ChatTemplate, Rendered
-from exo.thoughts import THINK
+from exo.text.calls import Style
+from exo.text.channels import Channels
+from exo.text.thoughts import THINK
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -1,5 +1,5 @@
 """What "auto" means to the node that is asked: the models it chooses from, what each would cost now, and
-which conversations were raised to reasoning. The choice itself is `exo.auto`'s, and pure."""
+which conversations were raised to reasoning. The choice itself is `exo.choice.auto`'s, and pure."""
 
 import logging
 import time
@@ -8,16 +8,16 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from exo import auto, routing
-from exo.auto import Candidate, Pair, Picked, Raised
 from exo.cards import ModelCard
 from exo.chat import ChatRequest
+from exo.choice import auto, routing
+from exo.choice.auto import Candidate, Pair, Picked, Raised
+from exo.choice.routing import Asked, Route
+from exo.choice.speeds import Known
 from exo.errors import ExoError, ModelNotFound
 from exo.nodes import Cluster
-from exo.routing import Asked, Route
 from exo.settings import AutoSettings
-from exo.speeds import Known
-from exo.thoughts import opens_thoughts
+from exo.text.thoughts import opens_thoughts
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Protocol
 from aiohttp import web
 
 from exo.cards import ModelCard, Progress, Recipe
+from exo.choice.routing import Asked, Route
 from exo.engine import Embedder, Responder, Tokenizer
 from exo.errors import ExoError, NotReady
 from exo.http.automatic import Automatic
 from exo.metrics import Metrics
 from exo.nodes import Cluster
-from exo.routing import Asked, Route
 from exo.settings import HttpSettings
 
 # Seconds for telling clients that their answers have failed.

@@ -26,10 +26,10 @@ from functools import partial
 import aiohttp
 import msgspec
 
-from exo.channels import Channels
 from exo.chat import ChatRequest, Delta, Finished, FinishReason, Usage
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotFound, NotReady, Timeout
-from exo.thoughts import opens_thoughts
+from exo.text.channels import Channels
+from exo.text.thoughts import opens_thoughts
 from exo.wire import openai, rkllama
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from aiohttp import ClientError, web
 
+from exo.choice.partition import Plan
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
 from exo.http.app import RECORD, hop_of, json_answer, only
 from exo.http.desk import DESK
 from exo.http.shard_stream import BEAT, Frames, Pieces, ToHost, Writing, to_host
-from exo.partition import Plan
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step
 from exo.shards.process import RunningShard
 from exo.wire import shards as wire

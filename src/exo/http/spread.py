@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from exo.choice.routing import Asked, Route
 from exo.errors import ExoError, NotReady
 from exo.http.desk import Served
 from exo.nodes import Cluster, Node
-from exo.routing import Asked, Route
 from exo.wire.cluster import Placement, SpreadAnswer
 
 

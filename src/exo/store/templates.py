@@ -7,10 +7,10 @@ seconds on a board. Folders of the hub have it in a file of its own since 2025.
 from collections.abc import Iterator
 from pathlib import Path
 
-from exo.calls import style_of
 from exo.cards import Capability
 from exo.errors import EngineFailed
-from exo.thoughts import tags_of
+from exo.text.calls import style_of
+from exo.text.thoughts import tags_of
 
 _TEMPLATE = "chat_template.jinja"
 

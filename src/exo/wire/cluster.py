@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from exo.auto import Picked
+from exo.choice.auto import Picked
+from exo.choice.routing import Route
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device
-from exo.routing import Route
 from exo.wire import openai
 from exo.wire.json import Reader
 from exo.wire.openai.request_types import ModelName, Sent

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from exo.cards import Dtype, Span
+from exo.choice.partition import Plan
 from exo.errors import BadRequest, EngineFailed
-from exo.partition import Plan
 from exo.wire.openai.request_types import ModelName
 
 

@@ -1,0 +1,1 @@
+"""What `exo bench` makes of its measurements."""

@@ -1,0 +1,308 @@
+"""How fast a model answers: figures from marks of time, what they compare with, and how they are shown. Pure.
+
+The five prompts and the averages of the first exo-rkllama are of its own benchmark. The vendor's figures are
+its benchmark of release 1.3.0, for a prompt of 128 tokens and 64 new ones, and were not measured here.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from exo.cards import ModelCard
+from exo.chat import Finished
+from exo.errors import EngineFailed
+from exo.nodes import Cluster
+
+PROMPTS = (
+    "What is 145 + 278?",
+    "What is Python in one sentence?",
+    "Write a Python function to check if a number is prime.",
+    "Is 17 a prime number? Explain.",
+    "Write a haiku about AI.",
+)
+WARM_UP = "Count from one to five."
+"""None of `PROMPTS`, so that a KV cache holds none of them beforehand."""
+
+
+_KEYS = {
+    "ttft": "ttft_seconds",
+    "itl_p50": "itl_p50_seconds",
+    "itl_p95": "itl_p95_seconds",
+    "prefill": "prefill_tokens_per_second",
+    "decode": "decode_tokens_per_second",
+}
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
+    """The figures of one answer, or the medians of several; None is what could not be told.
+
+    By the client's clock, in seconds: `ttft` from the request to the first piece of the answer, a thought
+    included; `itl_p50` and `itl_p95` between pieces, which are a token each with most servers.
+    `tokens_per_second` is from the first token to the last. `counted` are pieces in place of tokens, as the
+    server sent no usage. `prefill` and `decode` are tokens/s by the server's own clock.
+    """
+
+    ttft: float
+    tokens: float
+    counted: bool
+    itl_p50: float | None = None
+    itl_p95: float | None = None
+    tokens_per_second: float | None = None
+    prefill: float | None = None
+    decode: float | None = None
+
+
+class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an answer failed there is an `error`, and `median` is None."""
+
+    prompt: str
+    runs: tuple[Run, ...] = ()
+    median: Run | None = None
+    error: str | None = None
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Tokens/s that are known of the same model, and whose figure that is."""
+
+    what: str
+    tokens_per_second: float
+
+
+class ModelResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`median` is of the runs of all prompts that have not failed. `error` is of the warm-up."""
+
+    model: str
+    prompts: tuple[PromptResult, ...]
+    median: Run | None = None
+    references: tuple[Reference, ...] = ()
+    error: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """It is not `complete` where it was stopped before all `runs` of each prompt."""
+
+    url: str
+    complete: bool
+    runs: int
+    max_tokens: int
+    models: tuple[ModelResult, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(model.error or any(each.error for each in model.prompts) for model in self.models)
+
+
+def measured(asked: float, pieces: Sequence[float], finished: Finished) -> Run:
+    """Figures of an answer that was asked for at `asked` and whose pieces came at `pieces`, in seconds of one
+    clock. Raises `EngineFailed` for an empty one, which says nothing of speed."""
+    if not pieces:
+        raise EngineFailed("the answer is empty: there is nothing to measure")
+    usage, timings = finished.usage, finished.timings
+    tokens = usage.completion_tokens or len(pieces)
+    counted = not usage.completion_tokens
+    gaps = [later - earlier for earlier, later in itertools.pairwise(pieces)]
+    span = pieces[-1] - pieces[0]
+    read = usage.prompt_tokens - usage.cached_tokens
+    return Run(
+        ttft=pieces[0] - asked,
+        tokens=tokens,
+        counted=counted,
+        itl_p50=percentile(gaps, 0.5),
+        itl_p95=percentile(gaps, 0.95),
+        tokens_per_second=(tokens - 1) / span if span > 0 and tokens > 1 else None,
+        prefill=read / timings.prefill if read > 0 and timings.prefill > 0 else None,
+        decode=tokens / timings.decode if not counted and timings.decode > 0 else None,
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The least value that so many of them do not exceed (nearest rank); None of no values."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
+
+
+def median(runs: Sequence[Run]) -> Run | None:
+    """Each figure's own median over the runs that have it."""
+    if not runs:
+        return None
+    import statistics  # with fractions and decimals, which no other command needs
+
+    def of(name: str) -> float | None:
+        known = [value for run in runs if (value := getattr(run, name)) is not None]
+        return statistics.median(known) if known else None
+
+    return Run(
+        ttft=statistics.median(run.ttft for run in runs),
+        tokens=statistics.median(run.tokens for run in runs),
+        counted=any(run.counted for run in runs),
+        **{name: of(name) for name in ("itl_p50", "itl_p95", "tokens_per_second", "prefill", "decode")},
+    )
+
+
+def model_result(
+    model: str,
+    runs: Mapping[str, Sequence[Run]],
+    errors: Mapping[str, str],
+    references: Sequence[Reference] = (),
+    error: str | None = None,
+) -> ModelResult:
+    """`runs` and `errors` are by prompt."""
+    prompts = tuple(
+        PromptResult(
+            prompt=prompt,
+            runs=tuple(runs.get(prompt, ())),
+            median=None if prompt in errors else median(runs.get(prompt, ())),
+            error=errors.get(prompt),
+        )
+        for prompt in PROMPTS
+    )
+    whole = [run for each in prompts if each.error is None for run in each.runs]
+    return ModelResult(
+        model=model, prompts=prompts, median=median(whole), references=tuple(references), error=error
+    )
+
+
+# What is known
+
+FIRST_EXO = {"qwen2.51.5binstruct": 7.76, "deepseekr11.5b": 7.91, "deepseekr1distillqwen1.5b": 7.91}
+"""Average tokens/s of the first exo-rkllama on an RK3588, by `_squashed` name."""
+
+VENDOR: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("RK3588", "w8a8"): {
+        "Qwen2-0.5B": 41.58,
+        "Qwen3-0.6B": 32.91,
+        "TinyLlama-1.1B": 24.43,
+        "Qwen2.5-1.5B": 16.69,
+        "InternLM2-1.8B": 15.45,
+        "Gemma2-2B": 10.37,
+        "Phi3-3.8B": 7.45,
+        "MiniCPM3-4B": 5.94,
+        "ChatGLM3-6B": 4.98,
+        "Qwen3-VL-2B": 14.98,
+        "Qwen3.5-0.8B": 27.05,
+        "Qwen3.5-2B": 13.59,
+        "Qwen3.5-4B": 6.22,
+    },
+    ("RK3576", "w4a16"): {
+        "Qwen2-0.5B": 32.56,
+        "Qwen3-0.6B": 24.85,
+        "TinyLlama-1.1B": 19.71,
+        "InternLM2-1.8B": 13.55,
+        "Phi3-3.8B": 6.58,
+        "MiniCPM3-4B": 4.87,
+        "ChatGLM3-6B": 4.63,
+    },
+}
+"""Tokens/s by chip and type of the weights, then by model."""
+
+BANDWIDTH: Mapping[str, Mapping[str, float]] = {"RK3588": {"LPDDR4X-4224": 33.8, "LPDDR5-5500": 44.0}}
+"""GB/s (10^9 bytes) of the memory that boards with a chip have, at full speed."""
+
+
+def references(model: str, cluster: Cluster | None) -> tuple[Reference, ...]:
+    """What is known of this model on the machine that answers; nothing where either is not known.
+
+    The machine is known where all nodes that have the model's whole files have the same chip. The vendor's
+    figure is for its own format only, at the same quantization.
+    """
+    held = _held(model, cluster)
+    chips = {chip for chip, _ in held}
+    if len(chips) != 1:
+        return ()
+    chip, card = held[0]
+    found = []
+    name = _squashed(model.rpartition("/")[2])
+    if chip == "RK3588":
+        found += [
+            Reference("the first exo-rkllama, on the NPU of an RK3588", speed)
+            for known, speed in FIRST_EXO.items()
+            if name.startswith(known)
+        ]
+    for (board, dtype), figures in VENDOR.items():
+        if chip != board or card.format != "rkllm" or card.quantization.lower() not in ("", dtype):
+            continue
+        found += [
+            Reference(f"the vendor's benchmark of {known} {dtype} on the {board}", speed)
+            for known, speed in figures.items()
+            if name.startswith(_squashed(known))
+        ]
+    # Of a mixture of experts, a token reads a part that the card does not tell.
+    if "moe" not in card.architecture.lower():
+        found += [
+            Reference(f"the most that {kind} allows on the {chip}, if a token reads the whole file", bound)
+            for kind, speed in BANDWIDTH.get(chip, {}).items()
+            if (bound := speed * 1e9 / card.bytes)
+        ]
+    return tuple(found)
+
+
+def _held(model: str, cluster: Cluster | None) -> list[tuple[str, ModelCard]]:
+    """Chip and card of each node that has it. A card without bytes is of another server's model, on a machine
+    that is not known."""
+    nodes = (cluster.me, *cluster.peers) if cluster else ()
+    return [
+        (node.device.chip, card)
+        for node in nodes
+        for card in node.cards
+        if card.id == model and card.bytes and card.whole and not card.split
+    ]
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]", "", name.lower())
+
+
+# How it is shown
+
+
+def table(result: ModelResult) -> list[tuple[str, ...]]:
+    """Head and rows, the last one of all prompts. The server's own figures have columns where it has any."""
+    rows = [(each.prompt, each.median, each.error) for each in result.prompts]
+    rows.append(("median of all", result.median, None))
+    head: tuple[str, ...] = ("PROMPT", "TTFT", "ITL P50", "ITL P95", "TOKENS", "TOKENS/S")
+    timed = any(run and (run.prefill or run.decode) for _, run, _ in rows)
+    return [(*head, "PREFILL/S", "DECODE/S") if timed else head] + [
+        (prompt, *_cells(run, timed, "failed" if error else "-")) for prompt, run, error in rows
+    ]
+
+
+def _cells(run: Run | None, timed: bool, missing: str) -> tuple[str, ...]:
+    if run is None:
+        return (missing, *[""] * (6 if timed else 4))
+    cells = (
+        _seconds(run.ttft),
+        _seconds(run.itl_p50),
+        _seconds(run.itl_p95),
+        f"{run.tokens:g}" + ("*" if run.counted else ""),
+        _speed(run.tokens_per_second) + ("*" if run.counted else ""),
+    )
+    return (*cells, _speed(run.prefill), _speed(run.decode)) if timed else cells
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
+
+
+def _speed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def to_json(report: Report) -> bytes:
+    """The report, indented, with a line end."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def drawn(report: Report) -> str:
+    """Tokens/s by prompt as an SVG document, the models side by side."""
+    from exo.benchmark.barplot import barplot
+
+    title = f"Tokens/s, medians of {report.runs} runs" + ("" if report.complete else " (incomplete)")
+    series = {
+        result.model: [each.median.tokens_per_second if each.median else None for each in result.prompts]
+        for result in report.models
+    }
+    return barplot(title, "tokens/s", PROMPTS, series)

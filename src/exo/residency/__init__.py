@@ -1,0 +1,1 @@
+"""The models in this node's memory, and the queue before them."""

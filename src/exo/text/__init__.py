@@ -1,0 +1,1 @@
+"""How models write: raw text to reasoning, answer and tool calls."""
