@@ -3,6 +3,7 @@
 The stand-in is built once a session. A compiler is required: nothing is skipped.
 """
 
+import signal
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +19,9 @@ from exo.store.catalogue import BUNDLED
 # Property tests are not timed: on a busy machine that would fail them for nothing.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so do the programs started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STANDIN = Path(__file__).parents[1] / "standin"
 

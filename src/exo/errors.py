@@ -7,6 +7,9 @@ hardware.
 
 from collections.abc import Mapping
 
+UNFINISHED = "the answer ended without a finish"
+"""What an `EngineFailed` says of a stream of deltas whose end does not come."""
+
 
 class ExoError(Exception):
     """A failure with a stable code. Raise one of its kinds below, never this class itself."""

@@ -9,7 +9,6 @@ import pytest
 from exo.benchmark.barplot import barplot
 from exo.benchmark.results import (
     PROMPTS,
-    VENDOR,
     WARM_UP,
     Report,
     Run,
@@ -26,7 +25,6 @@ from exo.cards import Format, ModelCard, Share, Span
 from exo.chat import Finished, Timings, Usage
 from exo.errors import EngineFailed
 from exo.nodes import Cluster, Device, Node
-from rkllama.board import figures
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -138,16 +136,6 @@ def test_the_warm_up_is_none_of_the_prompts() -> None:
 
 
 # What is known
-
-
-def test_the_vendors_figures_are_those_of_rkllama() -> None:
-    mine = {
-        (board.lower(), model, dtype): speed
-        for (board, dtype), speeds in VENDOR.items()
-        for model, speed in speeds.items()
-    }
-    theirs = {(each.platform, each.model, each.dtype): each.tokens_per_second for each in figures.FIGURES}
-    assert mine == theirs
 
 
 def test_a_known_model_on_a_known_board_is_compared() -> None:

@@ -1,7 +1,6 @@
 """How fast a model answers: figures from marks of time, what they compare with, and how they are shown. Pure.
 
-The five prompts and the averages of the first exo-rkllama are of its own benchmark. The vendor's figures are
-its benchmark of release 1.3.0, for a prompt of 128 tokens and 64 new ones, and were not measured here.
+The five prompts and the averages of the first exo-rkllama are of its own benchmark.
 """
 
 import itertools
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from exo.benchmark.figures import FIGURES, MEMORIES, bandwidth_bound
 from exo.cards import ModelCard
 from exo.chat import Finished
 from exo.errors import EngineFailed
@@ -169,37 +169,6 @@ def model_result(
 FIRST_EXO = {"qwen2.51.5binstruct": 7.76, "deepseekr11.5b": 7.91, "deepseekr1distillqwen1.5b": 7.91}
 """Average tokens/s of the first exo-rkllama on an RK3588, by `_squashed` name."""
 
-VENDOR: Mapping[tuple[str, str], Mapping[str, float]] = {
-    ("RK3588", "w8a8"): {
-        "Qwen2-0.5B": 41.58,
-        "Qwen3-0.6B": 32.91,
-        "TinyLlama-1.1B": 24.43,
-        "Qwen2.5-1.5B": 16.69,
-        "InternLM2-1.8B": 15.45,
-        "Gemma2-2B": 10.37,
-        "Phi3-3.8B": 7.45,
-        "MiniCPM3-4B": 5.94,
-        "ChatGLM3-6B": 4.98,
-        "Qwen3-VL-2B": 14.98,
-        "Qwen3.5-0.8B": 27.05,
-        "Qwen3.5-2B": 13.59,
-        "Qwen3.5-4B": 6.22,
-    },
-    ("RK3576", "w4a16"): {
-        "Qwen2-0.5B": 32.56,
-        "Qwen3-0.6B": 24.85,
-        "TinyLlama-1.1B": 19.71,
-        "InternLM2-1.8B": 13.55,
-        "Phi3-3.8B": 6.58,
-        "MiniCPM3-4B": 4.87,
-        "ChatGLM3-6B": 4.63,
-    },
-}
-"""Tokens/s by chip and type of the weights, then by model."""
-
-BANDWIDTH: Mapping[str, Mapping[str, float]] = {"RK3588": {"LPDDR4X-4224": 33.8, "LPDDR5-5500": 44.0}}
-"""GB/s (10^9 bytes) of the memory that boards with a chip have, at full speed."""
-
 
 def references(model: str, cluster: Cluster | None) -> tuple[Reference, ...]:
     """What is known of this model on the machine that answers; nothing where either is not known.
@@ -220,20 +189,25 @@ def references(model: str, cluster: Cluster | None) -> tuple[Reference, ...]:
             for known, speed in FIRST_EXO.items()
             if name.startswith(known)
         ]
-    for (board, dtype), figures in VENDOR.items():
-        if chip != board or card.format != "rkllm" or card.quantization.lower() not in ("", dtype):
-            continue
+    if card.format == "rkllm":
         found += [
-            Reference(f"the vendor's benchmark of {known} {dtype} on the {board}", speed)
-            for known, speed in figures.items()
-            if name.startswith(_squashed(known))
+            Reference(
+                f"the vendor's benchmark of {each.model} {each.dtype} on the {chip}", each.tokens_per_second
+            )
+            for each in FIGURES
+            if each.platform == chip.lower()
+            and card.quantization.lower() in ("", each.dtype)
+            and name.startswith(_squashed(each.model))
         ]
     # Of a mixture of experts, a token reads a part that the card does not tell.
     if "moe" not in card.architecture.lower():
         found += [
-            Reference(f"the most that {kind} allows on the {chip}, if a token reads the whole file", bound)
-            for kind, speed in BANDWIDTH.get(chip, {}).items()
-            if (bound := speed * 1e9 / card.bytes)
+            Reference(
+                f"the most that {each.kind} allows on the {chip}, if a token reads the whole file",
+                bandwidth_bound(card.bytes, each.gb_per_second),
+            )
+            for each in MEMORIES
+            if each.platform == chip.lower()
         ]
     return tuple(found)
 

@@ -28,6 +28,7 @@ from exo.choice.questions import likelihood
 from exo.errors import BadRequest, ContextLengthExceeded
 
 Kind: TypeAlias = Literal["quick", "reasoning"]
+Wish: TypeAlias = Literal["", "quick", "reasoning"]
 
 _PATIENCE = 60.0
 """Seconds that thinking may cost for each part by which the odds that it pays are above even."""
@@ -83,7 +84,7 @@ class Picked(msgspec.Struct, frozen=True):
 
 def pick(
     request: ChatRequest,
-    wish: Literal["", "quick", "reasoning"],
+    wish: Wish,
     quick: Candidate,
     reasoning: Candidate,
     *,
@@ -144,12 +145,12 @@ class Raised:
 
     def holds(self, request: ChatRequest, now: float) -> bool:
         """Whether the request, or what it goes on from, was raised less than the time to live ago."""
-        return any(self._expiry.get(key, now) > now for key in _keys(request))
+        return self._holds(_keys(request), now)
 
     def remember(self, request: ChatRequest, now: float) -> None:
         """Notes that the request is answered with reasoning. Turns that only stay there do not prolong it."""
         keys = _keys(request)
-        if not keys or self.holds(request, now):
+        if not keys or self._holds(keys, now):
             return
         # What is noted anew has expired: it goes to the end, where the latest are.
         self._expiry.pop(keys[-1], None)
@@ -158,6 +159,9 @@ class Raised:
             if len(self._expiry) <= self._most and expiry > now:
                 break
             del self._expiry[key]
+
+    def _holds(self, keys: Sequence[tuple[str, int]], now: float) -> bool:
+        return any(self._expiry.get(key, now) > now for key in keys)
 
 
 def _keys(request: ChatRequest) -> list[tuple[str, int]]:
@@ -188,7 +192,7 @@ def default_pair(cards: Sequence[ModelCard], *, always: Collection[str] = ()) ->
 
 
 def _wanted(
-    request: ChatRequest, wish: Literal["", "quick", "reasoning"], raised: bool, extra: float
+    request: ChatRequest, wish: Wish, raised: bool, extra: float
 ) -> tuple[Kind | None, tuple[str, ...]]:
     """What is decided before any probability, if anything is, and why."""
     if wish:

@@ -28,6 +28,7 @@ from exo.chat import ChatRequest, Finished, Message, Sampling
 from exo.cli import completion, options
 from exo.cli.tables import print_table
 from exo.errors import (
+    UNFINISHED,
     BadRequest,
     EngineFailed,
     ExoError,
@@ -41,7 +42,6 @@ from exo.nodes import Cluster
 
 if TYPE_CHECKING:
     from exo.http.remote import Remote
-    from exo.nodes import Cluster
 
 # A server that is no node says nothing while it loads a model or reads a long prompt.
 _SILENCE = 600.0
@@ -279,7 +279,7 @@ async def _answer(remote: "Remote", model: str, prompt: str, max_tokens: int) ->
             if isinstance(delta, Finished):
                 return measured(asked, pieces, delta)
             pieces.append(time.perf_counter())
-    raise EngineFailed("the answer ended without a finish")
+    raise EngineFailed(UNFINISHED)
 
 
 def _print(report: Report) -> None:

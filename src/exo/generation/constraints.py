@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from exo.chat import ChatRequest, JsonSchema, Tool
+from exo.chat import ChatRequest, Tool
 from exo.errors import BadRequest
 from exo.generation import bounds
 from exo.text.calls import Style
@@ -50,25 +50,28 @@ def calls(request: ChatRequest, style: Style, among: Sequence[str] = ()) -> str:
 
 
 def _calls(tools: Sequence[Tool], style: Style, request: ChatRequest) -> str:
-    for tool in tools:
-        place = f"tools[{request.tools.index(tool)}].function.parameters"
-        bounds.check(tool.parameters, place)
-        schema = f"%llguidance {{}}\nstart: {_json(_of_arguments(tool))}\n"
-        _check(schema, f"the arguments of '{tool.name}' cannot be enforced: ", place)
-    return "\n".join(_call_rules(tools, style, several=request.parallel_calls and bool(style.next)))
+    forms = {tool.name: _arguments(tool, f"tools[{request.tools.index(tool)}]") for tool in tools}
+    return "\n".join(_call_rules(forms, style, several=request.parallel_calls and bool(style.next)))
 
 
-def _call_rules(tools: Sequence[Tool], style: Style, *, several: bool) -> Iterator[str]:
+def _arguments(tool: Tool, place: str) -> str:
+    """The form of a call's arguments. Raises `BadRequest` naming the `place` of a tool whose schema cannot
+    be enforced."""
+    place = f"{place}.function.parameters"
+    bounds.check(tool.parameters, place)
+    form = _json({**tool.parameters, "type": "object"})
+    schema = f"%llguidance {{}}\nstart: {form}\n"
+    _check(schema, f"the arguments of '{tool.name}' cannot be enforced: ", place)
+    return form
+
+
+def _call_rules(forms: Mapping[str, str], style: Style, *, several: bool) -> Iterator[str]:
+    """`forms` are those of the tools' arguments, by name."""
     end = json.dumps(style.end) if style.end else ""
     yield f"calls: call ({json.dumps(style.next)} call)* {end}" if several else f"calls: call {end}"
-    yield "call: " + " | ".join(f"call_{i}" for i in range(len(tools)))
-    for i, tool in enumerate(tools):
-        name = json.dumps(tool.name + style.before_arguments)
-        yield f"call_{i}: {name} {_json(_of_arguments(tool))}"
-
-
-def _of_arguments(tool: Tool) -> JsonSchema:
-    return {**tool.parameters, "type": "object"}
+    yield "call: " + " | ".join(f"call_{i}" for i in range(len(forms)))
+    for i, (tool, form) in enumerate(forms.items()):
+        yield f"call_{i}: {json.dumps(tool + style.before_arguments)} {form}"
 
 
 def _json(schema: Mapping[str, object]) -> str:

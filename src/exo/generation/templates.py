@@ -98,7 +98,7 @@ class ChatTemplate:
 
     def _messages(self, request: ChatRequest) -> Sequence[Message]:
         """The conversation, without the words that only switch the thinking, where they do."""
-        if not self._switchable or soft_switch(request.messages) is None:
+        if not self._switchable:
             return request.messages
         return [
             msgspec.structs.replace(message, content=_SOFT.sub("", message.content))

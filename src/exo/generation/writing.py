@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from exo.chat import ChatRequest, Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
+from exo.chat import ChatRequest, Delta, Finished, FinishReason, SoFar, Timings, TokenLogprob, Usage
 from exo.errors import BadRequest
 from exo.generation import constraints
 from exo.generation.templates import ChatTemplate, Rendered
@@ -113,7 +113,7 @@ class _Writing:
             several=request.parallel_calls,
         )
         if request.so_far:
-            self._take_up(rendered.opened)
+            self._take_up(request.so_far, rendered.opened)
         self.channels.pause_at_call = holds and self._whole is None
         if self._is_held:
             if rendered.may_think:
@@ -221,16 +221,13 @@ class _Writing:
         wants = self._is_held and self._form is None
         return self._thought_enough() or (wants and self.channels.before_answer)
 
-    def _take_up(self, opened: bool) -> None:
+    def _take_up(self, said: SoFar, opened: bool) -> None:
         """An answer that was broken off is gone on with, from the text as the model wrote it.
 
         Tags and the white space around them are not part of what was said, so they are put where models of
         the families we know write them.
         """
-        said, tags = self._request.so_far, self._tags
-        if said is None:
-            return
-        written = said.text
+        tags, written = self._tags, said.text
         if said.reasoning or opened:
             written = said.reasoning if opened else f"{tags.begin}\n{said.reasoning}"
             if said.text:

@@ -4,24 +4,21 @@ which conversations were raised to reasoning. The choice itself is `exo.choice.a
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from exo.cards import ModelCard
 from exo.chat import ChatRequest
 from exo.choice import auto, routing
-from exo.choice.auto import Candidate, Pair, Picked, Raised
+from exo.choice.auto import Candidate, Pair, Picked, Raised, Wish
 from exo.choice.routing import Asked, Route
 from exo.choice.speeds import Known
 from exo.errors import ExoError, ModelNotFound
-from exo.nodes import Cluster
+from exo.nodes import Cluster, Node
 from exo.settings import AutoSettings
 from exo.text.thoughts import opens_thoughts
 
 log = logging.getLogger(__name__)
-
-Wish: TypeAlias = Literal["", "quick", "reasoning"]
 
 NAMES: Mapping[str, Wish] = {"auto": "", "auto:quick": "quick", "auto:reasoning": "reasoning"}
 """What is asked for in place of a model's id, and what is wished for by it."""
@@ -81,32 +78,31 @@ class Automatic:
             raise ModelNotFound(
                 f"'{request.model}' chooses between models, and there is none here that chats", param="model"
             )
-        quick = self._candidate(pair.quick, request, cluster, explain)
-        reasoning = self._candidate(pair.reasoning, request, cluster, explain)
-        raised = self._raised.holds(request, self._clock())
-        return auto.pick(request, NAMES[request.model], quick, reasoning, raised=raised)
-
-    def _candidate(
-        self,
-        model: str,
-        request: ChatRequest,
-        cluster: Cluster,
-        explain: Callable[[Asked], Sequence[Route]],
-    ) -> Candidate:
         nodes = (cluster.me, *cluster.peers)
         most = min(_ANSWER, request.sampling.max_tokens or _ANSWER)
-        asked = routing.asked(msgspec.structs.replace(request, model=model))
-        # One that always thinks cannot be told to; of others the card says.
-        switch = False if opens_thoughts(model) else None
-        try:
-            route = explain(msgspec.structs.replace(asked, answer=most))[0]
-        except ExoError as error:
-            cards = [card for node in nodes for card in node.cards if card.id == model]
-            card = cards[0] if cards else ModelCard(id=model, format="remote", context=0, bytes=0, memory=0)
-            return Candidate(card=card, able=False, why=error.message, switch=switch)
+        asked = msgspec.structs.replace(routing.asked(request), answer=most)
         known = Known(nodes)
-        speed, _ = known.speed(route.node, model, route.card.bytes)
-        thought = known.thought(model)
-        usual = {} if thought is None else {"usual": thought}
-        thinking = auto.thinking_seconds(speed.decode, request.thinking_budget, **usual)
-        return Candidate(card=route.card, seconds=route.seconds, thinking_seconds=thinking, switch=switch)
+
+        def candidate(model: str) -> Candidate:
+            # One that always thinks cannot be told to; of others the card says.
+            switch = False if opens_thoughts(model) else None
+            try:
+                route = explain(msgspec.structs.replace(asked, model=model))[0]
+            except ExoError as error:
+                card = _card(model, nodes)
+                return Candidate(card=card, able=False, why=error.message, switch=switch)
+            speed, _ = known.speed(route.node, model, route.card.bytes)
+            thought = known.thought(model)
+            usual = {} if thought is None else {"usual": thought}
+            thinking = auto.thinking_seconds(speed.decode, request.thinking_budget, **usual)
+            return Candidate(card=route.card, seconds=route.seconds, thinking_seconds=thinking, switch=switch)
+
+        raised = self._raised.holds(request, self._clock())
+        wish = NAMES[request.model]
+        return auto.pick(request, wish, candidate(pair.quick), candidate(pair.reasoning), raised=raised)
+
+
+def _card(model: str, nodes: Sequence[Node]) -> ModelCard:
+    """What some node says of the model, or that nothing is known of it."""
+    unknown = ModelCard(id=model, format="remote", context=0, bytes=0, memory=0)
+    return next((card for node in nodes for card in node.cards if card.id == model), unknown)

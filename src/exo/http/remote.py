@@ -63,7 +63,6 @@ class Remote:
         self, request: ChatRequest, *, silence: float | None = None
     ) -> AsyncGenerator[Delta, None]:
         """`silence` is for this answer, in place of the one for all; None is that one."""
-        silence = self._silence if silence is None else silence
         if request.prompt is None:
             path, body = "/v1/chat/completions", openai.encode_chat(request)
         else:

@@ -9,7 +9,7 @@ words, so that the whole allowed range is told and not only the bound that was h
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -248,3 +248,13 @@ def _descriptions(kind: inspect.Type) -> Iterator[str]:
     elif isinstance(kind, inspect.UnionType):
         for each in kind.types:
             yield from _descriptions(each)
+
+
+def agreed(given: Mapping[str, T | None]) -> T | None:
+    """The one value given under several names for the same thing; None where it is under none of them.
+    Raises `BadRequest` naming the one that contradicts the first."""
+    named = [(name, value) for name, value in given.items() if value is not None]
+    for name, value in named[1:]:
+        if value != named[0][1]:
+            raise BadRequest(f"{name} contradicts {named[0][0]}: give only one of them", param=name)
+    return named[0][1] if named else None

@@ -7,7 +7,7 @@ else by. Keys and answers are those of llama.cpp's server as it was tried (xllam
 protocol classes, and of the first exo's code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -17,7 +17,7 @@ from exo.chat import ChatRequest
 from exo.engine import SpellRequest, spelled
 from exo.errors import BadRequest, EngineFailed
 from exo.wire import openai
-from exo.wire.json import Reader
+from exo.wire.json import Reader, agreed
 from exo.wire.openai.errors import decode_error_event
 from exo.wire.openai.request_types import ChatBody, ModelName, Sent, TokenId
 
@@ -152,24 +152,16 @@ def _has_messages(body: bytes) -> bool:
 
 
 def _text_call(asked: TokenizeTextBody, id: str) -> TokenizeCall:
-    text = _agreed({"content": asked.content, "prompt": asked.prompt})
+    text = agreed({"content": asked.content, "prompt": asked.prompt})
     if text is None:
         raise BadRequest("content is required, or prompt, or messages", param="content")
-    begin = _agreed({"add_special": asked.add_special, "add_special_tokens": asked.add_special_tokens})
+    begin = agreed({"add_special": asked.add_special, "add_special_tokens": asked.add_special_tokens})
     return TokenizeCall(
         ChatRequest(id=id, model=asked.model or "", prompt=text),
         begin=asked.prompt is not None if begin is None else begin,
         pieces=bool(asked.with_pieces),
         strings=bool(asked.return_token_strs),
     )
-
-
-def _agreed(given: Mapping[str, Any]) -> Any:
-    """The one value given under two names for the same thing; None where neither is."""
-    (first, value), (second, other) = given.items()
-    if value is not None and other is not None and value != other:
-        raise BadRequest(f"{second} contradicts {first}: give only one of them", param=second)
-    return other if value is None else value
 
 
 def tokenize_answer(

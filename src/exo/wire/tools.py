@@ -1,10 +1,14 @@
-"""What every dialect checks of the tools it is sent."""
+"""What every dialect checks of the tools it is sent, and of the calls it is to pass on as objects."""
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
 
 from exo.chat import Tool
-from exo.errors import BadRequest
+from exo.errors import BadRequest, EngineFailed
 from exo.wire import schemas
 
 # Models write names within JSON or between tags.
@@ -30,3 +34,13 @@ def offered(tools: Iterable[tuple[str, Tool]], parameters: str = "parameters") -
                 f'{param} must be the schema of an object: its "type" must be "object"', param=param
             )
     return found
+
+
+def arguments(name: str, text: str) -> Raw:
+    """Those of a call of `name`, as an object on one line, as lines are what the parts of a stream are told
+    apart by. Raises `EngineFailed` where they are no object."""
+    try:
+        msgspec.json.decode(text or "{}", type=dict[str, Any])
+        return Raw(msgspec.json.format(text or "{}", indent=-1))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise EngineFailed(f"the model called '{name}' with broken arguments: {error}") from error

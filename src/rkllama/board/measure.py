@@ -16,11 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from exo.benchmark.figures import NEW_TOKENS
 from exo.chat import Sampling
 from exo.errors import ExoError, ModelNotFound
 from rkllama.board.evidence import ModelFile, Speed
 from rkllama.board.facts import Board
-from rkllama.board.figures import NEW_TOKENS
 from rkllama.process.supervisor import ModelProcess
 from rkllama.vendor.asks import Ask, Finished, Options, Prompt, Token, Waiting
 

@@ -7,7 +7,7 @@ the clocks. The figures are those of `rkllama.board.figures`; where the line to 
 import re
 from collections.abc import Iterator, Sequence
 
-from rkllama.board import figures
+from exo.benchmark import figures
 from rkllama.board.evidence import Evidence, Finding, Level, ModelFile, gb, mhz, parts
 from rkllama.board.facts import PLATFORMS
 from rkllama.vendor.abi import Release

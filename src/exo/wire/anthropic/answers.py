@@ -5,21 +5,20 @@ An answer is a list of blocks: a thought, a text, a call each, in the order in w
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
 from exo.chat import Delta, Finished, FinishReason, Reasoning, Text, ToolCall, Usage
-from exo.errors import EngineFailed
+from exo.errors import UNFINISHED, EngineFailed
 from exo.wire.anthropic import answer_types as types
+from exo.wire.tools import arguments
 
 Piece: TypeAlias = Text | Reasoning | ToolCall
 
 SIGNATURE = "ZXhvIHNpZ25zIG5vIHRob3VnaHRz"
 """Of every thought: clients expect one and send it back with the thought; nothing has to be proven by it."""
-
-UNFINISHED = "the answer ended without a finish"
 
 _REASONS: Mapping[FinishReason, types.StopReason] = {
     "stop": "end_turn",
@@ -74,16 +73,6 @@ def says(piece: Piece) -> bool:
 def block_of(piece: Piece) -> tuple[type[Piece], int]:
     """The block that it belongs to: pieces in a row for which this is the same make one."""
     return type(piece), piece.index if isinstance(piece, ToolCall) else 0
-
-
-def arguments(name: str, text: str) -> Raw:
-    """Those of a call of `name`. Raises `EngineFailed` where they are no object."""
-    try:
-        msgspec.json.decode(text or "{}", type=dict[str, Any])
-        # On one line, as lines are what the parts of an event are told apart by.
-        return Raw(msgspec.json.format(text or "{}", indent=-1))
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise EngineFailed(f"the model called '{name}' with broken arguments: {error}") from error
 
 
 def stop_reason(finished: Finished) -> types.StopReason:

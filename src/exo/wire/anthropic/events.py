@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from exo.chat import Delta, Finished, Reasoning, Text, ToolCall, Usage
-from exo.errors import EngineFailed, ExoError
+from exo.errors import UNFINISHED, EngineFailed, ExoError
 from exo.wire.anthropic import answer_types as types
 from exo.wire.anthropic import answers
 from exo.wire.anthropic.errors import error_body
+from exo.wire.tools import arguments
 
 _SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _MARK = "\0"
@@ -74,7 +75,7 @@ class MessageStream:
     def end(self, usage: Usage) -> bytes:
         """`usage` is of the whole answer."""
         if self._finished is None:
-            return self.failed(EngineFailed(answers.UNFINISHED))
+            return self.failed(EngineFailed(UNFINISHED))
         ending = types.AnthropicEnding(answers.stop_reason(self._finished), self._finished.stop or None)
         edits = answers.edits(self._edits_context)
         return _event(types.AnthropicMessageDelta(ending, answers.usage(usage), edits)) + _MESSAGE_STOP
@@ -108,7 +109,7 @@ class MessageStream:
         if isinstance(first, Reasoning):
             last = self._delta(types.AnthropicSignatureDelta(answers.SIGNATURE))
         elif isinstance(first, ToolCall) and not (self._finished and self._finished.reason == "length"):
-            answers.arguments(first.name, "".join(self._arguments))
+            arguments(first.name, "".join(self._arguments))
         return last + _event(types.AnthropicBlockStop(self._block))
 
     def _delta(self, delta: types.AnthropicDelta) -> bytes:

@@ -11,9 +11,9 @@ import msgspec
 
 from exo.cards import Progress
 from exo.chat import Delta, Embeddings, Finished, Reasoning, Text, ToolCall, Usage
-from exo.errors import EngineFailed, ExoError, ModelNotFound
+from exo.errors import UNFINISHED, EngineFailed, ExoError, ModelNotFound
 from exo.wire.ollama import answer_types as types
-from exo.wire.ollama.lines import UNFINISHED, Calls, Said, chat_line, generate_line, joined, measured
+from exo.wire.ollama.lines import Calls, Said, chat_line, generate_line, joined, measured
 
 LINES = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

@@ -1,18 +1,16 @@
 """One line of an answer, or the whole of it: what both of Ollama's ways of asking for text are made of."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, UnsetType
 
 from exo.chat import Delta, Finished, Reasoning, Text, TokenLogprob, ToolCall
-from exo.errors import EngineFailed
+from exo.errors import UNFINISHED, EngineFailed
 from exo.wire.ollama import answer_types as types
 from exo.wire.openai import figures
 from exo.wire.openai.answer_types import ChosenLogprob
-
-UNFINISHED = "the answer ended without a finish"
+from exo.wire.tools import arguments
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -41,17 +39,14 @@ class Calls:
         its arguments are no object; in an answer that was cut off, such a call is left out."""
         if not self._pieces:
             return []
-        first, text = self._pieces[0], "".join(piece.arguments for piece in self._pieces) or "{}"
+        first, text = self._pieces[0], "".join(piece.arguments for piece in self._pieces)
         self._pieces = []
         try:
-            msgspec.json.decode(text, type=dict[str, Any])
-            # On one line: lines are what the parts of a stream are told apart by.
-            arguments = msgspec.json.format(text, indent=-1)
-        except (msgspec.DecodeError, RecursionError) as error:
+            function = types.OllamaFunctionMade(first.index, first.name, arguments(first.name, text))
+        except EngineFailed:
             if cut:
                 return []
-            raise EngineFailed(f"the model called '{first.name}' with broken arguments: {error}") from error
-        function = types.OllamaFunctionMade(first.index, first.name, Raw(arguments))
+            raise
         return [types.OllamaAnsweredCall(first.id, function)]
 
 

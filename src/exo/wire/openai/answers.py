@@ -24,7 +24,7 @@ from exo.chat import (
     ToolCall,
     Usage,
 )
-from exo.errors import EngineFailed, ExoError
+from exo.errors import UNFINISHED, EngineFailed, ExoError
 from exo.wire.openai import answer_types as types
 from exo.wire.openai import figures
 from exo.wire.openai.calls import EmbedCall
@@ -303,7 +303,7 @@ def _joined(deltas: Sequence[Delta]) -> _Whole:
             case Finished():
                 finished = delta
     if finished is None:
-        raise EngineFailed("the answer ended without a finish")
+        raise EngineFailed(UNFINISHED)
     whole_calls = [_joined_call(pieces) for _, pieces in sorted(calls.items())]
     return _Whole(finished, "".join(text), "".join(reasoning), whole_calls, logprobs)
 

@@ -23,7 +23,7 @@ from exo.chat import (
     ToolCall,
     Usage,
 )
-from exo.errors import EngineFailed, ExoError
+from exo.errors import UNFINISHED, EngineFailed, ExoError
 from exo.wire.openai.errors import decode_error_event
 
 
@@ -148,7 +148,7 @@ class ChunkReader:
         if self._failure is not None:
             raise self._failure
         if self._reason is None:
-            raise EngineFailed("the answer ended without a finish")
+            raise EngineFailed(UNFINISHED)
         return list(self._finish())
 
     def _read(self, event: bytes) -> Iterator[Delta]:

@@ -5,8 +5,7 @@ raise nothing else, whatever the bytes. Types and ranges are checked by the stru
 is what concerns several keys at once.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
@@ -14,12 +13,10 @@ from exo.chat import ChatRequest, EmbedRequest, JsonSchema, Message, Sampling, S
 from exo.errors import BadRequest
 from exo.wire import schemas
 from exo.wire.efforts import effort
-from exo.wire.json import Reader
+from exo.wire.json import Reader, agreed
 from exo.wire.openai import request_types as types
 from exo.wire.openai.calls import ChatCall, CompletionCall, EmbedCall
 from exo.wire.tools import offered
-
-T = TypeVar("T")
 
 _CHAT = Reader(types.ChatBody)
 _COMPLETION = Reader(types.CompletionBody)
@@ -151,14 +148,14 @@ def _sampling(asked: types.Generation, max_completion_tokens: int | None = None)
         top_p=asked.top_p,
         top_k=asked.top_k,
         min_p=asked.min_p,
-        repeat_penalty=_agreed(
+        repeat_penalty=agreed(
             {"repeat_penalty": asked.repeat_penalty, "repetition_penalty": asked.repetition_penalty}
         ),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
         logit_bias=asked.logit_bias or {},
         seed=asked.seed,
-        max_tokens=_agreed({"max_tokens": asked.max_tokens, "max_completion_tokens": max_completion_tokens}),
+        max_tokens=agreed({"max_tokens": asked.max_tokens, "max_completion_tokens": max_completion_tokens}),
     )
 
 
@@ -166,7 +163,7 @@ def _thinking(asked: types.ChatBody) -> tuple[bool | None, int | None]:
     """Whether to think, and the most tokens of it."""
     wish, switches, budget = asked.reasoning_effort, asked.chat_template_kwargs, asked.thinking_budget
     thinks, most = effort(wish) if wish else (None, None)
-    thinking = _agreed(
+    thinking = agreed(
         {
             "enable_thinking": asked.enable_thinking,
             "chat_template_kwargs.enable_thinking": switches.enable_thinking if switches else None,
@@ -176,15 +173,6 @@ def _thinking(asked: types.ChatBody) -> tuple[bool | None, int | None]:
     if budget is not None and thinking is False:
         raise BadRequest("thinking_budget is of no use where thinking is off", param="thinking_budget")
     return thinking, most if budget is None else budget
-
-
-def _agreed(given: Mapping[str, T | None]) -> T | None:
-    """The one value given under several names for the same thing."""
-    named = [(name, value) for name, value in given.items() if value is not None]
-    for name, value in named[1:]:
-        if value != named[0][1]:
-            raise BadRequest(f"{name} contradicts {named[0][0]}: give only one of them", param=name)
-    return named[0][1] if named else None
 
 
 def _stop(asked: types.Generation) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from exo.chat import Delta, Finished, Usage
-from exo.errors import BadRequest, EngineFailed
+from exo.errors import UNFINISHED, BadRequest, EngineFailed
 from exo.wire.openai.answer_types import ReasoningTokens
 from exo.wire.openai.request_types import TextFormat
 from exo.wire.responses import answer_types as types
@@ -52,7 +52,7 @@ def ended(response: types.ResponseAnswer, output: Output, usage: Usage | None = 
     is given. Raises `EngineFailed` where the output is not finished."""
     finished = output.finished
     if finished is None:
-        raise EngineFailed("the answer ended without a finish")
+        raise EngineFailed(UNFINISHED)
     usage = usage or finished.usage
     cut = finished.reason == "length"
     return replace(

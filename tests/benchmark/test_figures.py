@@ -2,7 +2,7 @@
 
 import pytest
 
-from rkllama.board.figures import (
+from exo.benchmark.figures import (
     FIGURES,
     MEMORIES,
     Figure,
