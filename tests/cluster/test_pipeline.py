@@ -30,6 +30,7 @@ from exo.errors import (
     Unauthorized,
 )
 from exo.http.tls import client_context
+from exo.shards.chain import Chain
 from exo.shards.frames import Open
 from exo.shards.process import ShardProcess
 from exo.wire.shards import OpenShard
@@ -158,6 +159,76 @@ async def test_layers_on_another_node_compute_what_layers_here_do(
         hidden = await third.forward(0, position, await second.forward(0, position, hidden))
         assert hidden == await whole.embed(0, position, tokens)
         assert len(hidden) == len(tokens) * WIDTH * 4
+
+
+async def drawn(chain: Chain, count: int) -> list[int]:
+    await chain.begin(0, Sampling(temperature=0), form=None, logprobs=None, prompt=PROMPT)
+    tokens = [(await chain.next(0, 0, PROMPT)).token]
+    for place in range(count - 1):
+        tokens.append((await chain.next(0, len(PROMPT) + place, (tokens[-1],))).token)
+    return tokens
+
+
+@pytest.mark.parametrize(("chunk", "by_nodes"), [(512, 0), (16, 3)])
+async def test_tokens_go_from_process_to_process_past_the_nodes(
+    add: Add, opened: Opened, local: Local, chunk: int, by_nodes: int
+) -> None:
+    """All of them but a prompt that is long, which goes by way of the nodes in chunks."""
+    await add("a")
+    b, c = await add("b"), await add("c")
+    wanted = await drawn(Chain(await local(Span(0, LAYERS))), 6)
+    rest = await opened(b, Span(2, 4)), await opened(c, Span(4, LAYERS))
+    chain = Chain(await local(Span(0, 2)), rest, chunk=chunk)
+    await chain.link()
+    assert await drawn(chain, 6) == wanted
+    assert all(f"after {by_nodes} calls" in repr(shard) for shard in rest)
+
+
+async def test_a_node_that_goes_silent_fails_what_its_processes_do_not_answer(
+    add: Add, opened: Opened, local: Local
+) -> None:
+    await add("a")
+    first, second = await local(Span(0, 2)), await opened(await add("b"), Span(2, LAYERS))
+    chain = Chain(first, [second])
+    await chain.link()
+    await drawn(chain, 2)
+    *_, theirs = processes()
+    os.kill(theirs, signal.SIGSTOP)
+    try:
+        step = asyncio.create_task(chain.next(0, len(PROMPT) + 1, (1,)))
+        before = repr(first)
+        while repr(first) == before:
+            await asyncio.sleep(0)
+        second._fail(ConnectionLost("node b was silent for 1.9 s"))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ConnectionLost, match="node b was silent"):
+                await step
+        assert not chain.alive
+    finally:
+        os.kill(theirs, signal.SIGCONT)
+
+
+async def test_what_certificates_protect_does_not_leave_the_nodes(add: Add, tmp_path: Path) -> None:
+    ca = certificates.make_ca("home")
+    await add("a")
+    b = await add("b", tls=certified(tmp_path, "b", ca))
+    ours = certified(tmp_path, "a", ca)
+    shard = await opening(
+        b, Span(2, 4), Credentials("a", tls=client_context(ours.ca, ours.certificate, ours.key))
+    )
+    assert await shard.connect(lambda error: None) is None
+    await shard.stop()
+
+
+async def test_a_node_that_knows_nothing_of_links_is_done_without(add: Add, opened: Opened) -> None:
+    await add("a")
+    b = await add("b")
+    shard = await opened(b, Span(2, 4))
+    shard._link = "another"
+    assert await shard.connect(lambda error: None) is None
+    shard._link = ""
+    assert await shard.connect(lambda error: None) is None
+    assert shard.alive
 
 
 async def test_rows_that_are_not_wanted_do_not_travel(add: Add, opened: Opened, local: Local) -> None:

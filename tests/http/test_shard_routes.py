@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +11,13 @@ import msgspec
 import pytest
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from exo.cards import ModelCard, Span
 from exo.chat import Text
 from exo.choice.partition import Footprint, Plan, parse, plan
 from exo.engines.scripted import Script, ScriptedModel
-from exo.errors import NotReady
+from exo.errors import ExoError, NotReady
 from exo.http import shard_routes, shard_stream
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -46,6 +48,7 @@ class Layers:
         self.gate = asyncio.Event()
         self.gate.set()
         self.gives = 16
+        self.linked: asyncio.Queue[socket.socket] = asyncio.Queue()
         self.calls = self.under_way = self.most_under_way = 0
 
     async def forward(self, slot: int, position: int, hidden: bytes, *, rows: Rows = "all") -> bytes:
@@ -60,6 +63,12 @@ class Layers:
 
     async def free(self, slot: int) -> None:
         await self.gate.wait()
+
+    async def connect(self, lost: Callable[[ExoError], None]) -> None:
+        raise AssertionError("nobody asks for that here")
+
+    async def link(self, connection: socket.socket) -> None:
+        self.linked.put_nowait(connection)
 
     async def stop(self) -> None:
         self.alive = False
@@ -257,10 +266,67 @@ async def test_loading_is_told_and_then_that_it_is_loaded(
     await talk.open()
     assert await talk.hears() == (Progress(0.25), b"")
     host.may_load.set()
-    assert await talk.hears() == (Opened(WIDTH, 7), b"")
+    opened = await loaded(talk)
+    assert (opened.width, opened.bytes) == (WIDTH, 7)
     talk.end()
     assert await talk.hears() is None
     assert host.held == 0
+
+
+async def test_a_connection_is_handed_to_the_process_of_the_layers(talk: Talk, host: Host, url: str) -> None:
+    await talk.open()
+    opened = await loaded(talk)
+    reader, writer = await upgrade(url, opened.link)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    with await asyncio.wait_for(host.layers.linked.get(), PATIENCE) as theirs:
+        theirs.setblocking(True)
+        # The server has nothing to do with what is said now.
+        writer.write(b"to the layers")
+        assert await asyncio.to_thread(theirs.recv, 100) == b"to the layers"
+        theirs.send(b"to the first")
+        assert await reader.readexactly(12) == b"to the first"
+    assert await reader.read() == b""
+    writer.close()
+    talk.say(Step(id=1, slot=0, position=0), ROW)
+    assert await talk.hears() == (Hidden(1), bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("hop", "name", "protocol", "status"),
+    [
+        ("a", "x", "exo-shard", 403),
+        ("b", "", "exo-shard", 403),
+        ("", "", "exo-shard", 403),
+        ("a", "", "h2c", 400),
+    ],
+)
+async def test_a_connection_that_is_not_for_the_asker_is_refused(
+    talk: Talk, host: Host, url: str, hop: str, name: str, protocol: str, status: int
+) -> None:
+    await talk.open()
+    opened = await loaded(talk)
+    reader, writer = await upgrade(url, name or opened.link, hop=hop, protocol=protocol)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 %d " % status)
+    writer.close()
+    assert host.layers.linked.empty()
+
+
+async def loaded(talk: Talk) -> Opened:
+    heard = await talk.hears()
+    assert heard
+    assert isinstance(heard[0], Opened)
+    return heard[0]
+
+
+async def upgrade(
+    url: str, name: str, *, hop: str = "a", protocol: str = "exo-shard"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    where = URL(url)
+    reader, writer = await asyncio.open_connection(where.host, where.port)
+    head = {"Host": "b", "Connection": "Upgrade", "Upgrade": protocol, **({HOP_HEADER: hop} if hop else {})}
+    lines = "".join(f"{key}: {value}\r\n" for key, value in head.items())
+    writer.write(f"GET /v1/cluster/shard/link?shard={name} HTTP/1.1\r\n{lines}\r\n".encode())
+    return reader, writer
 
 
 async def test_a_failed_load_is_told_and_ends_it(talk: Talk, host: Host) -> None:

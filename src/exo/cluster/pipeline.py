@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,13 +15,24 @@ from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from exo.cards import ModelCard, Share, Span
 from exo.cluster.planning import Planner
 from exo.cluster.reach import nearest
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, NotReady
 from exo.http.headers import hop
-from exo.http.shard_stream import BEAT, BUFFER, SILENCE, Frames, FromHost, Pieces, Writing, from_host
+from exo.http.shard_stream import (
+    BEAT,
+    BUFFER,
+    PROTOCOL,
+    SILENCE,
+    Frames,
+    FromHost,
+    Pieces,
+    Writing,
+    from_host,
+)
 from exo.nodes import Cluster
 from exo.shards.engine import Split
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Rows, Step
@@ -69,8 +81,18 @@ class RemoteShard:
     `ConnectionLost`, naming the node, once it is gone, and with what it says where its shard is.
     """
 
-    def __init__(self, open: OpenShard, name: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        open: OpenShard,
+        name: str,
+        url: str,
+        credentials: Credentials,
+        session: aiohttp.ClientSession,
+    ) -> None:
         self._open, self._name, self._session = open, name, session
+        self._url, self._credentials = url, credentials
+        self._link = ""
+        self._lost: Callable[[ExoError], None] = lambda error: None
         self._ids = 0
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._error: ExoError | None = None
@@ -105,7 +127,7 @@ class RemoteShard:
             connector=aiohttp.TCPConnector(ssl=credentials.tls or True, force_close=True),
             read_bufsize=BUFFER,
         )
-        shard = cls(open, name, session)
+        shard = cls(open, name, url, credentials, session)
         try:
             await shard._outgoing.send(open)
             with shard._their_errors_as_ours():
@@ -122,7 +144,7 @@ class RemoteShard:
         except BaseException:
             await shard._close()
             raise
-        shard.width, shard.bytes = opened.width, opened.bytes
+        shard.width, shard.bytes, shard._link = opened.width, opened.bytes, opened.link
         return shard
 
     def __repr__(self) -> str:
@@ -142,6 +164,51 @@ class RemoteShard:
 
     async def free(self, slot: int) -> None:
         await self._ask(Free(id=self._next_id(), slot=slot))
+
+    async def connect(self, lost: Callable[[ExoError], None]) -> socket.socket | None:
+        if not self._link:
+            return None
+        self._lost = lost
+        try:
+            async with asyncio.timeout(_CONNECT):
+                return await self._upgraded()
+        except (OSError, TimeoutError) as error:
+            log.info("tokens go to %s by way of both nodes, as it cannot be linked: %s", self._name, error)
+            return None
+
+    async def _upgraded(self) -> socket.socket:
+        """A connection that the process there has. Raises `OSError` where it cannot be had."""
+        loop, url = asyncio.get_running_loop(), URL(self._url)
+        assert url.host is not None
+        assert url.port is not None
+        lines = {
+            "Host": url.authority,
+            "Connection": "Upgrade",
+            "Upgrade": PROTOCOL,
+            **self._credentials.headers(),
+        }
+        head = f"GET {_PATH}/link?shard={self._link} HTTP/1.1\r\n" + "".join(
+            f"{name}: {value}\r\n" for name, value in lines.items()
+        )
+        (family, *_, address), *_ = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_connect(connection, address)
+            await loop.sock_sendall(connection, head.encode() + b"\r\n")
+            answer = b""
+            # Its end comes with the last bytes, as nothing is said there before something is asked.
+            while not answer.endswith(b"\r\n\r\n"):
+                if not (piece := await loop.sock_recv(connection, 4096)):
+                    break
+                answer += piece
+            if not answer.startswith(b"HTTP/1.1 101 "):
+                raise ConnectionRefusedError(answer.partition(b"\r\n")[0].decode(errors="replace"))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def stop(self) -> None:
         """Returns when the shard is gone there, or the node has had its time to say so."""
@@ -243,6 +310,7 @@ class RemoteShard:
         self._tell(self._opened, error)
         for reply in waiting.values():
             self._tell(reply, error)
+        self._lost(error)
 
     def _tell(self, reply: "asyncio.Future[T]", error: ExoError) -> None:
         if not reply.done():

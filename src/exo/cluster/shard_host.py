@@ -139,11 +139,8 @@ class ShardHost:
 
     async def _given_up(self, model: str, via: str) -> bool:
         """Ends the model's layers that other nodes do not use. Whether there were any."""
-        unused = [
-            held
-            for (each, node), held in self._held.items()
-            if each == model and node != via and held.shard and held.shard.idle > _UNUSED
-        ]
+        theirs = [held for (each, node), held in self._held.items() if each == model and node != via]
+        unused = [held for held in theirs if held.shard and await held.shard.idle() > _UNUSED]
         for held in unused:
             await self._end(held)
         return bool(unused)

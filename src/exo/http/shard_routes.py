@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import os
+import secrets
+import socket
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -13,8 +16,8 @@ from exo.choice.partition import Plan
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
 from exo.http.app import RECORD, hop_of, json_answer, only
 from exo.http.desk import DESK
-from exo.http.shard_stream import BEAT, Frames, Pieces, ToHost, Writing, to_host
-from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step
+from exo.http.shard_stream import BEAT, PROTOCOL, Frames, Pieces, ToHost, Writing, to_host
+from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step, check
 from exo.shards.process import RunningShard
 from exo.wire import shards as wire
 from exo.wire.shards import Beat, OpenShard
@@ -25,14 +28,16 @@ CONTENT_TYPE = "application/x-exo-shard"
 
 # Steps and frees of one shard that may be under way, for each of its slots.
 _UNDER_WAY = 2
-# Bytes of a number in hidden states, which are float32 between nodes.
-_NUMBER = 4
 
 
 class HeldShard(RunningShard, Protocol):
     @property
     def bytes(self) -> int:
         """Its weights in memory."""
+        ...
+
+    async def link(self, connection: socket.socket) -> None:
+        """Hands a connection to the process of another shard over to this one's."""
         ...
 
 
@@ -52,9 +57,11 @@ class Host(Protocol):
 
 
 def routes(host: Host) -> Sequence[web.AbstractRouteDef]:
+    sessions: dict[str, _Session] = {}
     return [
         web.get("/v1/cluster/plan", partial(plan, host)),
-        web.post("/v1/cluster/shard", partial(shard, host)),
+        web.post("/v1/cluster/shard", partial(shard, host, sessions)),
+        web.get("/v1/cluster/shard/link", partial(link, sessions)),
     ]
 
 
@@ -67,7 +74,7 @@ async def plan(host: Host, http: web.Request) -> web.StreamResponse:
     return json_answer(wire.plan_answer(await host.plan(card.id, http.query.get("split", ""))))
 
 
-async def shard(host: Host, http: web.Request) -> web.StreamResponse:
+async def shard(host: Host, sessions: dict[str, "_Session"], http: web.Request) -> web.StreamResponse:
     """Layers of a model for another node of the cluster, for as long as that one keeps the request open.
 
     Its body is `ToHost` frames, first of all `OpenShard`; the answer's is `FromHost` frames. What is refused
@@ -93,7 +100,10 @@ async def shard(host: Host, http: web.Request) -> web.StreamResponse:
     # Whatever ends this, there is nothing to be said on the connection any more.
     response.force_close()
     await response.prepare(http)
-    session = _Session(host, first[0], via, incoming, response)
+    name = secrets.token_urlsafe(16)
+    # What goes past the nodes cannot be encrypted by them.
+    link = "" if http.secure else name
+    session = sessions[name] = _Session(host, first[0], via, link, incoming, response)
     try:
         await session.run()
     except ExoError as error:
@@ -101,20 +111,58 @@ async def shard(host: Host, http: web.Request) -> web.StreamResponse:
         log.warning("layers %s of %s for node %s: %s", first[0].span, first[0].model, via, error.message)
         if isinstance(error, ConnectionLost) and http.transport:
             http.transport.abort()
+    finally:
+        del sessions[name]
     http[RECORD].status = response.status
     return response
+
+
+async def link(sessions: Mapping[str, "_Session"], http: web.Request) -> web.StreamResponse:
+    """`?shard=NAME`: this connection is from now on that of the process with the first layers to the one
+    that holds the shard, which is why it is upgraded. Only for the node that has opened it."""
+    only(http, "shard")
+    via, name = hop_of(http), http.query.get("shard", "")
+    session, transport = sessions.get(name), http.transport
+    if not via or session is None or session.via != via or http.secure:
+        raise Forbidden("a connection to layers is for the node that has opened them")
+    if http.headers.get("Upgrade", "") != PROTOCOL or transport is None:
+        raise BadRequest(f"this connection has to be upgraded to {PROTOCOL}")
+    # Nothing of what comes now is for this process.
+    transport.pause_reading()
+    await session.link(socket.socket(fileno=os.dup(http.get_extra_info("socket").fileno())))
+    transport.write(
+        f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n".encode()
+    )
+    return _HandedOver(status=101)
+
+
+class _HandedOver(web.StreamResponse):
+    """Nothing more is said here on the connection, which somebody else has now, and this end of it closed."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
 
 
 class _Session:
     """One shard for one other node, from its loading to its end."""
 
     def __init__(
-        self, host: Host, open: OpenShard, via: str, incoming: Frames[ToHost], response: web.StreamResponse
+        self,
+        host: Host,
+        open: OpenShard,
+        via: str,
+        link: str,
+        incoming: Frames[ToHost],
+        response: web.StreamResponse,
     ) -> None:
-        self._host, self._open, self._via = host, open, via
+        """`link` is what a connection to the shard's process is asked for with, "" for none."""
+        self._host, self._open, self.via, self._link = host, open, via, link
         self._incoming, self._response = incoming, response
         self._outgoing = Writing(self._write)
-        self._shard: RunningShard | None = None
+        self._shard: HeldShard | None = None
         self._loaded = 0.0
         self._room = asyncio.Semaphore(_UNDER_WAY * open.slots)
         self._steps: set[asyncio.Task[None]] = set()
@@ -132,7 +180,7 @@ class _Session:
                 await self._outgoing.send(Failed.of(error))
             raise
         except (ConnectionError, ClientError) as error:
-            raise ConnectionLost(f"node {self._via} broke off: {error}") from None
+            raise ConnectionLost(f"node {self.via} broke off: {error}") from None
         except Exception as error:
             log.exception("a defect in the shard route")
             await self._outgoing.send(Failed.of(error))
@@ -140,6 +188,12 @@ class _Session:
             for task in (*work, *self._steps):
                 task.cancel()
             await asyncio.gather(*work, *self._steps, return_exceptions=True)
+
+    async def link(self, connection: socket.socket) -> None:
+        if self._shard is None:
+            connection.close()
+            raise NotReady("the layers are not loaded yet")
+        await self._shard.link(connection)
 
     async def _write(self, pieces: Pieces) -> None:
         for piece in pieces:
@@ -153,9 +207,9 @@ class _Session:
 
         # The head of the answer goes out with its first bytes.
         await self._outgoing.send(Beat())
-        async with self._host.shard(self._open, self._via, progress) as shard:
-            await self._outgoing.send(Opened(shard.width, shard.bytes))
+        async with self._host.shard(self._open, self.via, progress) as shard:
             self._shard = shard
+            await self._outgoing.send(Opened(shard.width, shard.bytes, self._link))
             while shard.alive:
                 await asyncio.sleep(BEAT)
             await shard.free(0)  # which raises what it died of
@@ -167,7 +221,7 @@ class _Session:
             try:
                 frame = await self._incoming.next()
             except TimeoutError as error:
-                raise ConnectionLost(f"node {self._via} was silent") from error
+                raise ConnectionLost(f"node {self.via} was silent") from error
             match frame:
                 case None:
                     return
@@ -202,26 +256,19 @@ class _Session:
             await self._outgoing.send(Failed.of(error, id))
 
     async def _step(self, step: Step, hidden: bytes, shard: RunningShard) -> None:
-        rows, odd = divmod(len(hidden), _NUMBER * shard.width)
-        if step.tokens or step.want == "token":
-            raise BadRequest("layers on another node read hidden states and give hidden states, no tokens")
-        if odd or not rows:
-            raise BadRequest(f"{len(hidden)} bytes are no hidden states of {shard.width} numbers each")
-        if not 0 <= step.slot < self._open.slots:
-            raise BadRequest(f"there is no slot {step.slot} of {self._open.slots}")
-        if step.position < 0 or step.position + rows > self._open.context:
-            raise BadRequest(
-                f"tokens {step.position} to {step.position + rows} are not within a context of "
-                f"{self._open.context}"
-            )
+        self._check(step, len(hidden), shard)
+        assert step.want != "token"  # which has just been checked
         out = await shard.forward(step.slot, step.position, hidden, rows=step.want)
         await self._outgoing.send(Done(step.id) if step.want == "none" else Hidden(step.id), out)
 
     async def _free(self, free: Free, shard: RunningShard) -> None:
-        if not 0 <= free.slot < self._open.slots:
-            raise BadRequest(f"there is no slot {free.slot} of {self._open.slots}")
+        self._check(free, 0, shard)
         await shard.free(free.slot)
         await self._outgoing.send(Done(free.id))
+
+    def _check(self, asked: Step | Free, hidden_bytes: int, shard: RunningShard) -> None:
+        open = self._open
+        check(asked, hidden_bytes, width=shard.width, slots=open.slots, context=open.context)
 
     async def _beat(self) -> None:
         """Says that this node is there, and how far the loading has come."""

@@ -27,6 +27,8 @@ BEAT = 0.5
 """Seconds after which a side with nothing else to say says that it is there."""
 SILENCE = 1.9
 """Seconds without a byte after which the other side is taken for gone."""
+PROTOCOL = "exo-shard"
+"""What a connection is upgraded to that two shards' processes are given."""
 MOST_HEADER = 64 << 10
 MOST_PAYLOAD = 64 << 20
 """Bytes of hidden states: 1024 tokens of the widest model there is, 16 384."""

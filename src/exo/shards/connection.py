@@ -11,7 +11,7 @@ from typing import Self, cast
 
 from exo.errors import EngineFailed, ExoError
 from exo.shards import frames
-from exo.shards.frames import Ask, Done, Drawn, Failed, FromWorker, Hidden, Opened, Progress, Reply
+from exo.shards.frames import Ask, Done, Drawn, Failed, FromWorker, Hidden, Opened, Progress, Reply, Rested
 
 
 class Connection(asyncio.Protocol):
@@ -75,6 +75,13 @@ class Connection(asyncio.Protocol):
             if not reply.done():
                 reply.set_exception(cause())
 
+    def give_up(self, error: ExoError) -> None:
+        """Tells everybody who waits, and whoever asks from now on. What is still replied is dropped."""
+        self._cause = lambda: type(error)(error.message, param=error.param)
+        for reply in self._waiting.values():
+            if not reply.done():
+                reply.set_exception(self._cause())
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
 
@@ -122,7 +129,7 @@ class Connection(asyncio.Protocol):
                 self.opened.set_exception(message.error())
             case Opened() | Failed(id=None):
                 pass  # whoever opened it has left
-            case Hidden(id) | Drawn(id) | Done(id) | Failed(id=id):
+            case Hidden(id) | Drawn(id) | Done(id) | Rested(id) | Failed(id=id):
                 reply = self._waiting.pop(id)  # type: ignore[arg-type]
                 if not reply.done():  # whoever asked for it has left
                     reply.set_result((message, payload))

@@ -84,6 +84,7 @@ class LayersEngine:
         )
         chain = Chain(*await all_or_none(opening, split.open_rest() if split else _nothing()))
         try:
+            await chain.link()
             return LayeredModel(card, around, vocabulary, chain, slots=self._slots, context=context)
         except BaseException:
             await chain.stop()

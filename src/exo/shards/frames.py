@@ -7,6 +7,9 @@ shard computes in. They go through msgpack never, so they are not copied for it.
 The worker is told `Open` first, once, and answers with `Progress`es and `Opened`, or `Failed` without an id.
 Then it does what comes in order of arrival, one after the other, and answers each message once, by its id,
 with what the message says or `Failed`. The end of the connection ends the worker, whatever it is doing.
+
+Workers of one model that are linked (`Link`) send each other the same frames: the first one's asks, and the
+others' replies.
 """
 
 import struct
@@ -17,13 +20,16 @@ import msgspec
 
 from exo.cards import Dtype, Span
 from exo.chat import Sampling
-from exo.errors import BY_CODE, EngineFailed, ExoError
+from exo.errors import BY_CODE, BadRequest, EngineFailed, ExoError
 
 HEAD = struct.Struct("<IQ")
 MOST_HEADER = 16 << 20
 """Bytes. A prompt of a million tokens is not longer."""
 MOST_PAYLOAD = 256 << 20
 """Bytes. Four times a chunk of 1024 tokens as wide as the widest model's, 16 384."""
+
+NUMBER = 4
+"""Bytes of a number in hidden states."""
 
 SMALL = 64 << 10
 """Bytes of a payload up to which it is joined to its header: a copy is cheaper than a second system call."""
@@ -64,7 +70,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """Reads `tokens`, or the hidden states of the payload if there are none, from `position` in `slot` on.
 
     Answered with `Hidden` where hidden states are wanted, with `Drawn` for "token" (only from a shard that is
-    the whole model), with `Done` for "none".
+    the whole model, or linked to the rest of it), with `Done` for "none".
     """
 
     id: int
@@ -89,6 +95,20 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, tag="free"):
     slot: int
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True, tag="link"):
+    """A connection to another worker comes through the socket that is for those. The shard with `ends` gets
+    one to each of the others, in their order, and from then on sends a step for a "token" through all of
+    them; another one serves what is asked there. Answered with `Done`."""
+
+    id: int
+
+
+class Idle(msgspec.Struct, frozen=True, kw_only=True, tag="idle"):
+    """Asks how long no other worker has asked for anything. Answered with `Rested`."""
+
+    id: int
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far loading has come, from 0 to 1."""
 
@@ -96,10 +116,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
-    """The span is loaded: the width of its hidden states, and its weights' bytes in memory."""
+    """The span is loaded: the width of its hidden states, and its weights' bytes in memory. Between nodes,
+    `link` is what a connection to its process is asked for with; "" is that there can be none."""
 
     width: int
     bytes: int
+    link: str = ""
 
 
 class Hidden(msgspec.Struct, frozen=True, tag="hidden"):
@@ -129,6 +151,13 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     id: int
 
 
+class Rested(msgspec.Struct, frozen=True, tag="rested"):
+    """So many seconds no other worker has asked for anything; infinite where none ever did."""
+
+    id: int
+    seconds: float
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """What was asked by `id` failed, and the worker goes on; without an id, the span could not be loaded."""
 
@@ -147,8 +176,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
         return BY_CODE.get(self.code, EngineFailed)(self.message, param=self.param)
 
 
-Ask: TypeAlias = Begin | Step | Draw | Free
-Reply: TypeAlias = Hidden | Drawn | Done | Failed
+Ask: TypeAlias = Begin | Step | Draw | Free | Link | Idle
+Reply: TypeAlias = Hidden | Drawn | Done | Rested | Failed
 ToWorker: TypeAlias = Open | Ask
 FromWorker: TypeAlias = Progress | Opened | Reply
 
@@ -169,6 +198,7 @@ def path_in(kind: type, value: object) -> Path:
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=path_out)
 _to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=path_in)
+_from_first = msgspec.msgpack.Decoder(Step | Free)
 _from_worker = msgspec.msgpack.Decoder(FromWorker, dec_hook=path_in)
 
 
@@ -192,6 +222,29 @@ def lengths(head: bytes) -> tuple[int, int]:
 def decode_to_worker(header: bytes) -> ToWorker:
     message: ToWorker = _to_worker.decode(header)
     return message
+
+
+def decode_from_first(header: bytes) -> Step | Free:
+    """What the worker of the first layers asks another one."""
+    message: Step | Free = _from_first.decode(header)
+    return message
+
+
+def check(asked: Step | Free, payload_bytes: int, *, width: int, slots: int, context: int) -> None:
+    """Raises `BadRequest` for what may not be asked from elsewhere of layers in the middle of a model."""
+    if not 0 <= asked.slot < slots:
+        raise BadRequest(f"there is no slot {asked.slot} of {slots}")
+    if isinstance(asked, Free):
+        return
+    rows, odd = divmod(payload_bytes, NUMBER * width)
+    if asked.tokens or asked.want == "token":
+        raise BadRequest("layers on another node read hidden states and give hidden states, no tokens")
+    if odd or not rows:
+        raise BadRequest(f"{payload_bytes} bytes are no hidden states of {width} numbers each")
+    if asked.position < 0 or asked.position + rows > context:
+        raise BadRequest(
+            f"tokens {asked.position} to {asked.position + rows} are not within a context of {context}"
+        )
 
 
 def decode_from_worker(header: bytes) -> FromWorker:

@@ -22,7 +22,7 @@ from exo.cards import Span
 from exo.chat import Sampling
 from exo.errors import EngineFailed, ExoError
 from exo.shards.connection import Connection
-from exo.shards.frames import Ask, Begin, Draw, Drawn, Free, Open, Reply, Rows, Step
+from exo.shards.frames import Ask, Begin, Draw, Drawn, Free, Idle, Link, Open, Reply, Rested, Rows, Step
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ _LOG_LINES = 20
 _PIECE = 8 << 10
 # Seconds a process gets to end by itself once its connection is closed.
 _LAST_BREATH = 2.0
+# Seconds without a reply after which a process is taken to be at work.
+_BUSY = 1.0
 
 
 class RunningShard(Protocol):
@@ -63,6 +65,12 @@ class RunningShard(Protocol):
         """Lets go of what the slot holds; returns when no step of it is under way."""
         ...
 
+    async def connect(self, lost: Callable[[ExoError], None]) -> socket.socket | None:
+        """A connection to its process for the one with the first layers, which is then to ask there and not
+        here; None where there can be none. `lost` is told when the shard is lost in a way that the
+        connection does not show."""
+        ...
+
     async def stop(self) -> None:
         """Ends it, whatever it is doing, and frees its memory. May be called again."""
         ...
@@ -71,10 +79,17 @@ class RunningShard(Protocol):
 class ShardProcess:
     """A `RunningShard` in a process of this machine. Make one with `start`."""
 
-    def __init__(self, open: Open, process: asyncio.subprocess.Process, connection: Connection) -> None:
+    def __init__(
+        self,
+        open: Open,
+        process: asyncio.subprocess.Process,
+        connection: Connection,
+        links: socket.socket,
+    ) -> None:
         self._open = open
         self._process = process
         self._connection = connection
+        self._links = links
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._ids = self._under_way = 0
         self._used = asyncio.get_running_loop().time()
@@ -92,28 +107,31 @@ class ShardProcess:
         Raises `EngineFailed` naming the reason; no process is left then, nor when this is cancelled.
         """
         environment: Mapping[str, str] = importlib.import_module(open.engine).ENVIRONMENT
-        ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as failed, contextlib.ExitStack() as theirs:
+            ours, its_connection = socket.socketpair()
+            theirs.enter_context(its_connection)
+            links, its_links = socket.socketpair()
+            theirs.enter_context(its_links)
+            failed.enter_context(links)
             connection = await Connection.over(ours, progress)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-u",  # so that a crash takes nothing along that was printed
-                    "-m",
-                    "exo.shards.worker",
-                    str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
-                    env={**environment, **os.environ},  # the owner knows better
-                    # Ctrl-C is for the node, which lets answers end.
-                    start_new_session=True,
-                )
-            except BaseException:
-                connection.close()
-                raise
-        shard = cls(open, process, connection)
+            failed.callback(connection.close)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-u",  # so that a crash takes nothing along that was printed
+                "-m",
+                "exo.shards.worker",
+                str(its_connection.fileno()),
+                str(its_links.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=[its_connection.fileno(), its_links.fileno()],
+                env={**environment, **os.environ},  # the owner knows better
+                # Ctrl-C is for the node, which lets answers end.
+                start_new_session=True,
+            )
+            failed.pop_all()
+        shard = cls(open, process, connection, links)
         try:
             connection.send(open)
             opened = await connection.opened
@@ -121,6 +139,7 @@ class ShardProcess:
             await shard.stop()
             raise
         shard.width, shard.bytes = opened.width, opened.bytes
+        shard._used = asyncio.get_running_loop().time()
         return shard
 
     def __repr__(self) -> str:
@@ -135,10 +154,21 @@ class ShardProcess:
     def alive(self) -> bool:
         return not (self._stopping or self._connection.lost or self._process.returncode is not None)
 
-    @property
-    def idle(self) -> float:
-        """Seconds since the last call, or the start; 0 while one is under way."""
-        return 0.0 if self._under_way else asyncio.get_running_loop().time() - self._used
+    async def idle(self) -> float:
+        """Seconds since the last call, or the start, and since another process has asked for anything; 0
+        while something is under way."""
+        since = asyncio.get_running_loop().time() - self._used
+        if self._under_way:
+            return 0.0
+        if not self.alive:
+            return since
+        try:
+            async with asyncio.timeout(_BUSY):
+                reply, _ = await self._connection.ask(Idle(id=self._next_id()), b"")
+        except TimeoutError:
+            return 0.0
+        assert isinstance(reply, Rested)
+        return min(since, reply.seconds)
 
     @property
     def pid(self) -> int:
@@ -150,6 +180,26 @@ class ShardProcess:
 
     async def free(self, slot: int) -> None:
         await self._ask(Free(id=self._next_id(), slot=slot))
+
+    async def connect(self, lost: Callable[[ExoError], None]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        try:
+            await self.link(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    async def link(self, connection: socket.socket) -> None:
+        """Hands a connection to the process of another shard over to this one's: see `frames.Link`."""
+        with connection:
+            socket.send_fds(self._links, [b"\0"], [connection.fileno()])
+        await self._ask(Link(id=self._next_id()))
+
+    def give_up(self, error: ExoError) -> None:
+        """Fails all calls, those under way and those to come, with `error`: what it waits for itself, from
+        another process, will not come."""
+        self._connection.give_up(error)
 
     # Only for a shard with `ends`
 
@@ -178,7 +228,7 @@ class ShardProcess:
         reply, _ = await self._ask(Draw(id=self._next_id(), slot=slot), hidden)
         return _drawn(reply)
 
-    # Only for a shard that is the whole model
+    # Only for a shard that is the whole model, or linked to the rest of it
 
     async def read(self, slot: int, position: int, tokens: tuple[int, ...]) -> None:
         """Tokens of a prompt, from `position` in `slot` on."""
@@ -193,6 +243,7 @@ class ShardProcess:
     async def stop(self) -> None:
         self._stopping = True
         self._connection.close()
+        self._links.close()
         await asyncio.shield(self._watching)
 
     def _next_id(self) -> int:

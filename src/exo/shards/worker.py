@@ -1,53 +1,68 @@
-"""The process that holds a shard: `python -m exo.shards.worker FD`.
+"""The process that holds a shard: `python -m exo.shards.worker FD LINKS`.
 
-FD is an inherited socket to the node, on which frames pass. A library may crash, leak, print and spin
-threads; here that harms one shard, and its memory is given back for certain. One thread does everything, in
-order of arrival, as handing over from thread to thread costs more than it would gain. So the process ends
-when the connection does, at the latest after the step under way; the node kills what takes longer, and on
-Linux the kernel does when the node has died.
+FD is an inherited socket to the node, on which frames pass, and LINKS one through which connections to other
+workers come. A library may crash, leak, print and spin threads; here that harms one shard, and its memory is
+given back for certain. One thread does everything, in order of arrival, as handing over from thread to thread
+costs more than it would gain. So the process ends when the connection does, at the latest after the step
+under way; the node kills what takes longer, and on Linux the kernel does when the node has died.
 """
 
 import ctypes
 import importlib
+import math
+import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from io import BufferedReader
+from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
-from exo.errors import EngineFailed
-from exo.generation.sampler import Logits, Sampler, logprobs
+from exo.errors import BadRequest, EngineFailed
 from exo.generation.vocabulary import Vocabulary
 from exo.shards import frames
+from exo.shards.drawing import Drawing
 from exo.shards.frames import (
     Ask,
     Begin,
     Done,
     Draw,
-    Drawn,
     Failed,
     Free,
-    Odds,
+    Idle,
     Open,
     Opened,
     Progress,
     Reply,
+    Rested,
     Step,
 )
+from exo.shards.link import Link
+from exo.shards.rest import Arrived, Rest
 from exo.shards.shard import Hidden, Shard
 
 # The least step of progress that is told.
 _A_LITTLE = 0.01
 
 
+Replied: TypeAlias = tuple[Reply, Hidden | None]
+"""None in its place: the reply comes later, from elsewhere."""
+
+
 class Worker:
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._incoming = BufferedReader(socket.SocketIO(connection, "r"), frames.SMALL)
-        self._answers: dict[int, _Answer] = {}  # by slot
+    def __init__(self, connection: socket.socket, links: socket.socket) -> None:
+        self._connection, self._links = connection, links
+        self._sources = selectors.DefaultSelector()
+        self._sources.register(connection, selectors.EVENT_READ)
+        self._linked: list[Link] = []
+        self._rest = Rest()
+        self._linked_at = -math.inf
+        """When another worker has last asked for something."""
+        self._answers: dict[int, Drawing] = {}  # by slot
         self._vocabulary: Vocabulary | None = None
 
     def work(self) -> None:
@@ -64,15 +79,107 @@ class Worker:
             self._send(Failed.of(error))
             return
         self._send(Opened(self._shard.width, self._shard.bytes))
-        while (received := self._receive()) is not None:
-            message, payload = received
-            if isinstance(message, Open):
-                raise EngineFailed("the node said Open twice")
-            try:
-                reply, hidden = self._do(message, payload)
-            except Exception as error:
-                reply, hidden = Failed.of(error, message.id), None
-            self._send(reply, hidden)
+        while True:
+            for source, events in self._sources.select():
+                if isinstance(source.data, Link):
+                    self._attend(source.data, events)
+                elif not self._serve():
+                    return
+
+    def _serve(self) -> bool:
+        """Does one thing that the node asks for. Whether the node is still there."""
+        if (received := self._receive()) is None:
+            return False
+        message, payload = received
+        if isinstance(message, Open):
+            raise EngineFailed("the node said Open twice")
+        if replied := self._done(message, payload):
+            self._send(*replied)
+        return True
+
+    def _done(self, message: Ask, payload: bytearray) -> Replied | None:
+        try:
+            return self._do(message, payload)
+        except Exception as error:
+            return Failed.of(error, message.id), None
+
+    # Other workers
+
+    def _add_link(self) -> None:
+        _, (fd, *_), _, _ = socket.recv_fds(self._links, 1, 1)
+        link = Link(socket.socket(fileno=fd))
+        self._linked.append(link)
+        self._sources.register(link, selectors.EVENT_READ, link)
+        if self._open.ends:
+            self._rest.add(link)
+
+    def _attend(self, link: Link, events: int) -> None:
+        """Takes what has come over a link, and sends what there is room for."""
+        try:
+            if events & selectors.EVENT_WRITE:
+                link.flush()
+            for header, payload in link.receive() if events & selectors.EVENT_READ else ():
+                if self._open.ends:
+                    self._take_reply(link, header, payload)
+                else:
+                    self._serve_worker(link, header, payload)
+        except (ConnectionError, EngineFailed, msgspec.DecodeError) as error:
+            self._lose(link, error)
+        self._watch()
+
+    def _take_reply(self, link: Link, header: bytes, payload: bytearray) -> None:
+        for ended in self._rest.take(link, header, payload):
+            if not isinstance(ended, Arrived):
+                self._send(ended)
+            elif replied := self._done(Draw(id=ended.id, slot=ended.slot), ended.hidden):
+                self._send(*replied)
+
+    def _serve_worker(self, link: Link, header: bytes, payload: bytearray) -> None:
+        """Does what the first layers' worker asks for, which may be no more than another node's."""
+        message = frames.decode_from_first(header)
+        try:
+            frames.check(
+                message,
+                len(payload),
+                width=self._shard.width,
+                slots=self._open.slots,
+                context=self._open.context,
+            )
+        except BadRequest as error:
+            replied: Replied | None = (Failed.of(error, message.id), None)
+        else:
+            replied = self._done(message, payload)
+        if replied:
+            reply, hidden = replied
+            link.send(reply, None if hidden is None else _bytes_of(hidden))
+        self._linked_at = time.monotonic()
+
+    def _watch(self) -> None:
+        """While something is unsent, room for it is waited for, too."""
+        for link in self._linked:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.unsent else 0)
+            if self._sources.get_key(link).events != events:
+                self._sources.modify(link, events, link)
+
+    def _over_links(self, send: Callable[[], bool]) -> bool:
+        """What `send` says: whether a reply is still to come, be it that the links are lost."""
+        try:
+            awaited = send()
+        except ConnectionError as error:
+            self._lose(None, error)
+            return True
+        self._watch()
+        return awaited
+
+    def _lose(self, link: Link | None, error: Exception) -> None:
+        """The first layers' worker can do nothing with the other links once one is lost."""
+        for lost in [*self._linked] if self._open.ends or link is None else [link]:
+            if lost in self._linked:
+                self._linked.remove(lost)
+                self._sources.unregister(lost)
+                lost.close()
+        for failed in self._rest.lose(error) if self._open.ends else ():
+            self._send(failed)
 
     def _load(self, open: Open) -> Shard:
         module = importlib.import_module(open.engine)
@@ -102,21 +209,34 @@ class Worker:
 
         return tell
 
-    def _do(self, message: Ask, payload: bytearray) -> tuple[Reply, Hidden | None]:
+    def _do(self, message: Ask, payload: bytearray) -> Replied | None:
         match message:
+            case Step() if self._rest and message.want == "token":
+                self._step_through(message)
+                return None
             case Step():
                 return self._step(message, payload)
             case Draw(id=id, slot=slot):
                 return self._answer(slot).draw(id, self._shard.logits(self._hidden(payload)[-1:])), None
             case Begin(id=id, slot=slot):
-                self._answers[slot] = _Answer(message, self._open.vocabulary, self._vocabulary_for(message))
+                self._answers[slot] = Drawing(message, self._open.vocabulary, self._vocabulary_for(message))
                 return Done(id), None
             case Free(id=id, slot=slot):
                 self._answers.pop(slot, None)
                 self._shard.free(slot)
+                return None if self._over_links(lambda: self._rest.free(message)) else (Done(id), None)
+            case frames.Link(id=id):
+                self._add_link()
                 return Done(id), None
+            case Idle(id=id):
+                return Rested(id, time.monotonic() - self._linked_at), None
 
-    def _step(self, step: Step, payload: bytearray) -> tuple[Reply, Hidden | None]:
+    def _step_through(self, step: Step) -> None:
+        """Through the layers here, and on to the others: the reply comes from there."""
+        hidden = self._shard.forward(step.slot, step.position, self._shard.embed(step.tokens))
+        self._over_links(lambda: self._rest.send(step, _bytes_of(hidden)))
+
+    def _step(self, step: Step, payload: bytearray) -> Replied:
         shard, slot = self._shard, step.slot
         if step.tokens and step.want in ("token", "none"):
             wanted = step.want == "token"
@@ -128,7 +248,7 @@ class Worker:
             return Done(step.id), None
         return frames.Hidden(step.id), out if step.want == "all" else out[-1:]
 
-    def _answer(self, slot: int) -> "_Answer":
+    def _answer(self, slot: int) -> Drawing:
         if slot not in self._answers:
             raise EngineFailed(f"no answer has begun in slot {slot}")
         return self._answers[slot]
@@ -149,7 +269,7 @@ class Worker:
         if hidden is None:
             self._connection.sendall(frames.encode(message))
             return
-        payload = np.ascontiguousarray(hidden, "<f4").data.cast("B")
+        payload = _bytes_of(hidden)
         head = frames.encode(message, len(payload))
         if len(payload) <= frames.SMALL:
             self._connection.sendall(head + payload)
@@ -159,48 +279,27 @@ class Worker:
 
     def _receive(self) -> tuple[frames.ToWorker, bytearray] | None:
         """The next message and its payload; None when the node is gone."""
-        head = self._incoming.read(frames.HEAD.size)
-        if len(head) < frames.HEAD.size:
+        if (head := self._exactly(frames.HEAD.size)) is None:
             return None
-        header_bytes, payload_bytes = frames.lengths(head)
-        header = self._incoming.read(header_bytes)
-        payload = bytearray(payload_bytes)
-        if len(header) < header_bytes or self._incoming.readinto(payload) < payload_bytes:
+        header_bytes, payload_bytes = frames.lengths(bytes(head))
+        header, payload = self._exactly(header_bytes), self._exactly(payload_bytes)
+        if header is None or payload is None:
             return None
-        return frames.decode_to_worker(header), payload
+        return frames.decode_to_worker(bytes(header)), payload
+
+    def _exactly(self, size: int) -> bytearray | None:
+        """So many bytes from the node, and none of what comes behind them: that would not be waited for."""
+        whole = bytearray(size)
+        rest = memoryview(whole)
+        while rest:
+            if not (received := self._connection.recv_into(rest)):
+                return None
+            rest = rest[received:]
+        return whole
 
 
-class _Answer:
-    """How the tokens of one answer are drawn."""
-
-    def __init__(self, begin: Begin, size: int, vocabulary: Vocabulary | None) -> None:
-        self._sampler = Sampler(begin.sampling, vocabulary=size, prompt=begin.prompt)
-        self._size, self._top = size, begin.logprobs
-        self._form = None
-        if begin.form is not None and vocabulary is not None:
-            from exo.generation.form import Form
-
-            self._form, self._ends = Form(begin.form, vocabulary), vocabulary.ends
-
-    def draw(self, id: int, row: Logits) -> Drawn:
-        logits, form = self._of_vocabulary(row), self._form
-        token = self._sampler.draw(logits, form.allowed() if form else None)
-        complete = form is not None and token not in self._ends and form.completed_by(token)
-        if self._top is None:
-            return Drawn(id, token, complete=complete)
-        chosen, top = logprobs(logits, token, self._top)
-        return Drawn(id, token, Odds(chosen, tuple(top)), complete)
-
-    def _of_vocabulary(self, row: Logits) -> Logits:
-        """`row` without what pads it; what it lacks cannot be drawn."""
-        if (likeliest := int(row.argmax())) >= self._size:
-            raise EngineFailed(
-                f"the model says token {likeliest}, but its tokenizer.json has only {self._size}: that is "
-                "another model's, or the weights are damaged"
-            )
-        if row.size >= self._size:
-            return row[: self._size]
-        return np.concatenate((row, np.full(self._size - row.size, -np.inf, np.float32)))
+def _bytes_of(hidden: Hidden) -> memoryview:
+    return np.ascontiguousarray(hidden, "<f4").data.cast("B")
 
 
 def _die_with_parent() -> None:
@@ -212,9 +311,9 @@ def _die_with_parent() -> None:
 
 def main() -> None:
     _die_with_parent()
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection, links = (socket.socket(fileno=int(each)) for each in sys.argv[1:])
     try:
-        Worker(connection).work()
+        Worker(connection, links).work()
     except ConnectionError:
         pass  # the node is gone in the middle of a message: the same as gone
     except Exception:
