@@ -83,6 +83,11 @@ def now(device: Device, root: Path = Path("/"), run: Run = ask) -> Device:
     )
 
 
+def npu_frequency(root: Path = Path("/")) -> int | None:
+    """The NPU's present frequency in Hz. Never raises."""
+    return next((_read(root, f"{npu}/cur_freq", _integer) for npu in _npus(root)), None)
+
+
 def _what_computes(root: Path, run: Run) -> tuple[Kind, str]:
     if (chip := _rockchip(root)) is not None:
         return "rockchip", chip
@@ -100,12 +105,15 @@ def _what_computes(root: Path, run: Run) -> tuple[Kind, str]:
 
 def _rockchip(root: Path) -> str | None:
     """The chip of a board whose NPU the runtime supports."""
-    npus = _names(root, "sys/class/devfreq", r".*npu.*")
     # Docker hides the device tree; the NPU's device repeats what it said of the NPU.
-    for path in ("proc/device-tree/compatible", *(f"{npu}/device/uevent" for npu in npus)):
+    for path in ("proc/device-tree/compatible", *(f"{npu}/device/uevent" for npu in _npus(root))):
         if chip := _read(root, path, _platform):
             return chip
     return None
+
+
+def _npus(root: Path) -> list[str]:
+    return _names(root, "sys/class/devfreq", r".*npu.*")
 
 
 def _nvidia(root: Path) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 import exo
-from exo.devices import detect
+from exo import devices
 from exo.errors import ExoError
 from exo.http import (
     anthropic_routes,
@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `library` is the vendor's, of `release` or the one it shows to be. `cpus` is a mask of the CPU cores that
     the runtime may use. `memory`, in bytes, is for all models together, `waiting` requests may queue, a model
     idle for `idle_seconds` is unloaded (None: never), those in `preload` are loaded at start. `hub` is where
-    models are downloaded from.
+    models are downloaded from. The machine's own files are under `root`.
     """
 
     http: HttpSettings
@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_model: str | None = None
     hub: str | None = None
     hub_token: str | None = None
+    root: Path = Path("/")
 
 
 async def run(settings: Settings) -> None:
@@ -85,11 +86,13 @@ async def run(settings: Settings) -> None:
             id="rkllama",
             url=f"http://{http.host}:{http.port}",
             version=exo.__version__,
-            device=detect(),
+            device=devices.detect(settings.root),
             shelf=models,
             residency=residency,
             defaults=Defaults(model=settings.default_model),
+            sense=lambda device: devices.now(device, settings.root),
         )
+        metrics.watch(node.state, settings.models, settings.root)
         for model in settings.preload:
             await node.card(model)
         to_load = list(settings.preload)

@@ -15,6 +15,8 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 
 class NpuMetrics(Metrics):
     """A node's registry, and the NPU's part of it."""
 
+    job = "rkllama"
+
     def __init__(self, version: str, memory: Callable[[], Mapping[str, int]]) -> None:
         """`memory` gives the resident bytes of each process: by model, and "server"."""
         super().__init__(version, ("rkllm",))
@@ -41,10 +43,10 @@ class NpuMetrics(Metrics):
 
     def loaded(self, model: str, seconds: float) -> None:
         super().loaded(model, seconds)
-        self.npu_loads.labels(model).observe(seconds)
+        self.npu_loads.labels(self.label(model)).observe(seconds)
 
     def inferred(self, model: str, seconds: float) -> None:
-        self.inference.labels(model).observe(seconds)
+        self.inference.labels(self.label(model)).observe(seconds)
 
     async def answered(self, request: web.Request, response: web.StreamResponse) -> None:
         """Counts an HTTP answer under its route, so that the labels are bounded."""
@@ -54,7 +56,7 @@ class NpuMetrics(Metrics):
 
 
 class _Memory(Collector):
-    """Read when asked for, as nothing here should wake up by itself."""
+    """Read when asked for, as nothing here should wake up by itself. Models of it are in memory, so few."""
 
     def __init__(self, memory: Callable[[], Mapping[str, int]]) -> None:
         self._memory = memory

@@ -40,6 +40,7 @@ def test_a_download_has_the_keys_of_the_first_exo() -> None:
         "overall_speed": 10,
         "overall_eta": 14.0,
         "status": "in_progress",
+        "model": "m",
     }
     assert [file.status for file in files] == ["complete", "in_progress", "not_started"]
 
@@ -54,6 +55,7 @@ def test_further_downloads_are_under_the_node_and_the_model() -> None:
     failed = wire.repo_progress([], "r", 1.0, "the disk is full")
     shown = json.loads(wire.progress_answer("node", {"a": one, "b": failed}))
     assert list(shown) == ["node", "node b"]
+    assert [each["model"] for each in shown.values()] == ["a", "b"]
     assert (shown["node b"]["status"], shown["node b"]["error"]) == ("failed", "the disk is full")
     assert "error" not in shown["node"]
     assert wire.progress_answer("node", {}) == b"{}"

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from exo.assembly.parts import Parts, Surroundings, tied_together
-from exo.assembly.serving import serve_node
+from exo.assembly.serving import Display, serve_node
 from exo.cluster.settings import ClusterSettings
 from exo.http.server import listen
 from exo.node.local import LocalNode
 from exo.settings import Settings
 
-__all__ = ["Parts", "Surroundings", "local_node", "run", "tied_together"]
+__all__ = ["Display", "Parts", "Surroundings", "local_node", "run", "tied_together"]
 
 
 @asynccontextmanager
@@ -27,8 +27,9 @@ async def local_node(settings: Settings) -> AsyncIterator[LocalNode]:
         yield parts.node
 
 
-async def run(settings: Settings, cluster: ClusterSettings) -> None:
-    """Serves until SIGINT or SIGTERM; a second one does not wait for answers under way.
+async def run(settings: Settings, cluster: ClusterSettings, display: Display | None = None) -> None:
+    """Serves until SIGINT or SIGTERM; a second one does not wait for answers under way. `display` shows the
+    node while it serves.
 
     Raises `NotReady` where the address cannot be had, and `ModelNotFound` for a model to preload that is
     not here.
@@ -40,9 +41,9 @@ async def run(settings: Settings, cluster: ClusterSettings) -> None:
         if cluster.discovery == "none" and not cluster.peers and not cluster.routers:
             async with tied_together(settings) as parts:
                 await parts.ask_upstreams()
-                await serve_node(parts, parts.node, settings, sock)
+                await serve_node(parts, parts.node, settings, sock, display=display)
         else:
             # What it takes is imported here, as a node alone does without it.
             from exo.assembly.together import serve_together
 
-            await serve_together(settings, cluster, sock)
+            await serve_together(settings, cluster, sock, display)

@@ -19,6 +19,7 @@ from exo.cluster.shard_host import ShardHost
 from exo.devices import detect
 from exo.engines import EngineOptions, others
 from exo.http.upstream import Upstream
+from exo.http.watch_routes import Watch
 from exo.metrics import Metrics
 from exo.node.local import LocalNode
 from exo.nodes import Cluster, Node
@@ -96,12 +97,13 @@ class Parts:
         limits = Limits(
             settings.memory, settings.waiting, settings.idle_seconds, settings.silence, settings.silence_for
         )
+        self.watch = Watch()
         self.speeds = Speeds()
         observers = _Observers(self.metrics, self.speeds)
-        self.residency = Residency(self.engines, self.shelf, limits, observers, around.changed)
+        self.residency = Residency(self.engines, self.shelf, limits, observers, self._changed)
         self.metrics.watch_waiting(lambda: self.residency.waiting)
         self.upstreams = [
-            Upstream(each, silence=settings.silence, silence_for=settings.silence_for, changed=around.changed)
+            Upstream(each, silence=settings.silence, silence_for=settings.silence_for, changed=self._changed)
             for each in settings.upstreams
         ]
         self.node = LocalNode(
@@ -115,13 +117,20 @@ class Parts:
             upstreams=self.upstreams,
             speeds=self.speeds,
             addresses=around.addresses,
-            changed=around.changed,
+            changed=self._changed,
             remedy=self.shelf.remedy,
+            npu_servers=tuple(each.url for each in settings.upstreams if each.kind == "rkllm"),
         )
+        self.metrics.watch(self.node.state, settings.folders[-1] if settings.folders else None)
         self.readiness = Readiness(self.shelf, self.engines, self.upstreams)
         self._plan_with(
             {name: engine for name, engine in engines.items() if isinstance(engine, LayersEngine)}
         )
+
+    def _changed(self) -> None:
+        """The node has something else to say of itself."""
+        self._around.changed()
+        self.watch.changed()
 
     def _plan_with(self, engines: Mapping[str, LayersEngine]) -> None:
         """How models are split over nodes, and layers of this one's for others."""
@@ -173,6 +182,11 @@ class Parts:
     async def ask_upstreams(self) -> None:
         """Finds out which models the servers have, as far as they say so soon."""
         await asyncio.gather(*(upstream.refresh() for upstream in self.upstreams))
+
+    def leave(self) -> None:
+        """Says from now on that the node is shutting down, to those who watch it for the last time."""
+        self.node.leave()
+        self.watch.end()
 
     async def close(self) -> None:
         """Stops downloads, unloads everything, and lets go of the servers."""

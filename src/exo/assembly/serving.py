@@ -5,6 +5,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Protocol
 
 from exo.assembly.parts import Parts
 from exo.http import (
@@ -13,19 +15,29 @@ from exo.http import (
     download_routes,
     ollama_routes,
     openai_routes,
+    page_routes,
     responses_routes,
     service_routes,
     shard_routes,
     token_routes,
+    watch_routes,
 )
 from exo.http.app import build
 from exo.http.automatic import Automatic
 from exo.http.desk import Desk, Served
 from exo.http.kept_responses import KeptResponses
 from exo.http.server import serve, stop_on_signals, warn_if_open
-from exo.settings import Settings
+from exo.settings import HttpSettings, Settings
 
 log = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """Shows a node for as long as it serves. `stop` is set when that ends; answers may still be under way."""
+
+    def __call__(
+        self, parts: Parts, served: Served, http: HttpSettings, stop: asyncio.Event
+    ) -> AbstractAsyncContextManager[None]: ...
 
 
 async def serve_node(
@@ -35,9 +47,11 @@ async def serve_node(
     sock: socket.socket,
     secret: bytes | None = None,
     peers: tuple[socket.socket, ssl.SSLContext] | None = None,
+    display: Display | None = None,
 ) -> None:
     """Serves at `sock` until SIGINT or SIGTERM: what answers is `served`, the node itself or its cluster.
-    Other nodes show that they know `secret`, or come with a certificate to the port for `peers`.
+    Other nodes show that they know `secret`, or come with a certificate to the port for `peers`. `display`
+    shows it all to whoever started the node.
 
     Raises `ModelNotFound` for a model to preload that is not here.
     """
@@ -50,8 +64,8 @@ async def serve_node(
     for flag, named in (("--auto-quick", settings.auto.quick), ("--auto-reasoning", settings.auto.reasoning)):
         if named is not None and not parts.node.has(named):
             log.warning("%s %s has no effect before some node has that model; this one does not", flag, named)
-    choices = parts.metrics.choices
-    automatic = Automatic(settings.auto, lambda picked: choices.labels(picked.kind, picked.model).inc())
+    metrics = parts.metrics
+    automatic = Automatic(settings.auto, lambda picked: metrics.chosen(picked.kind, picked.model))
     desk = Desk(
         served,
         parts.metrics,
@@ -61,6 +75,7 @@ async def serve_node(
         certified=peers is not None,
         automatic=automatic,
     )
+    page = page_routes.assets()
     app = build(
         desk,
         openai_routes.routes(),
@@ -68,10 +83,13 @@ async def serve_node(
         ollama_routes.routes(),
         anthropic_routes.routes(),
         cluster_routes.routes(),
+        watch_routes.routes(parts.watch),
         download_routes.routes(parts.shelf),
         shard_routes.routes(parts.host),
         token_routes.routes(),
         service_routes.routes(),
+        page_routes.routes(page),
+        open_paths=page,
     )
     stop = stop_on_signals(desk)
     log.info("listening on http://%s:%d", http.host, http.port)
@@ -82,9 +100,10 @@ async def serve_node(
             "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
         )
     preloading = asyncio.create_task(parts.readiness.preload(settings.preload, parts.node.load))
-    leaving = asyncio.create_task(_then(stop, parts.node.leave))
+    leaving = asyncio.create_task(_then(stop, parts.leave))
     try:
-        await serve(app, sock, stop, peers)
+        async with display(parts, served, http, stop) if display else nullcontext():
+            await serve(app, sock, stop, peers)
     finally:
         for task in (preloading, leaving):
             task.cancel()

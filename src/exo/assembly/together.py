@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Sequence
 
 from exo.assembly.parts import Surroundings, tied_together
-from exo.assembly.serving import serve_node
+from exo.assembly.serving import Display, serve_node
 from exo.cluster.dispatch import ClusterNode
 from exo.cluster.membership import Membership
 from exo.cluster.reach import reachable_at
@@ -17,7 +17,9 @@ from exo.nodes import Node
 from exo.settings import Settings
 
 
-async def serve_together(settings: Settings, cluster: ClusterSettings, sock: socket.socket) -> None:
+async def serve_together(
+    settings: Settings, cluster: ClusterSettings, sock: socket.socket, display: Display | None = None
+) -> None:
     """Serves until SIGINT or SIGTERM, and leaves the cluster."""
     others: list[Node] = []
 
@@ -25,6 +27,7 @@ async def serve_together(settings: Settings, cluster: ClusterSettings, sock: soc
         before = parts.shelf.cards
         others[:] = nodes
         parts.metrics.nodes.set(1 + len(nodes))
+        parts.watch.changed()
         if parts.shelf.cards != before:  # by another split, as other nodes are there
             membership.announce()
 
@@ -52,6 +55,7 @@ async def serve_together(settings: Settings, cluster: ClusterSettings, sock: soc
                 secret=cluster.secret,
                 tls=tls,
                 on_failover=lambda when: metrics.failovers.labels(when).inc(),
+                on_route=metrics.routed,
             )
             membership = Membership(cluster, parts.node.state, see)
             try:
@@ -59,7 +63,7 @@ async def serve_together(settings: Settings, cluster: ClusterSettings, sock: soc
                 await parts.ask_upstreams()
                 await membership.start()
                 parts.readiness.wait_for(settings.wait_for_peers, lambda: len(others))
-                await serve_node(parts, together, settings, sock, cluster.secret, peers)
+                await serve_node(parts, together, settings, sock, cluster.secret, peers, display)
             finally:
                 await membership.close()
                 await together.close()

@@ -30,6 +30,7 @@ import msgspec
 from exo.cards import ModelCard
 from exo.chat import ChatRequest
 from exo.choice.conversation import conversation
+from exo.choice.reasons import Costs
 from exo.choice.speeds import Known
 from exo.errors import ModelNotFound, NotReady, Overloaded
 from exo.nodes import Cluster, Node, Residence, Speed
@@ -58,6 +59,7 @@ class Route(msgspec.Struct, frozen=True):
     card: ModelCard
     why: tuple[str, ...]
     seconds: float = 0.0
+    costs: Costs = Costs()
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,7 +222,7 @@ def _place(
     if source:
         words.append(source)
     return _Place(
-        route=Route(node, card, tuple(words), seconds),
+        route=Route(node, card, tuple(words), seconds, Costs(wait, load, prefill, decode, cached)),
         score=(_score(seconds, here or cached > 0, _key(asked, me), node.id), node.id),
         wait=wait,
         full=_waiting(node, card, resident, ours.now - slots) >= node.queue,

@@ -78,7 +78,7 @@ async def _spread(url: str | None, model: str, nodes: int) -> "SpreadAnswer":
 
 def _where(node: Node, me: Node) -> str:
     """Host and port at which the marked node reaches it."""
-    from exo.cluster.reach import nearest
+    from exo.choice.nearest import nearest
 
     return nearest(node.url, node.addresses, me.addresses).partition("://")[2]
 

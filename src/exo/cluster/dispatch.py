@@ -31,8 +31,9 @@ from exo.chat import (
     ToolCall,
 )
 from exo.choice import routing
+from exo.choice.nearest import nearest
+from exo.choice.reasons import Reason, reason
 from exo.choice.routing import Asked, Route
-from exo.cluster.reach import nearest
 from exo.cluster.traffic import Traffic
 from exo.engine import SpellRequest
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
@@ -58,7 +59,7 @@ class ClusterNode:
     machine's own affair.
 
     `peers` gives the others as they are now. `key` and `secret` are what they want to see. `on_failover` is
-    told "before" or "within" an answer.
+    told "before" or "within" an answer, `on_route` each node that is chosen, and what spoke for it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ClusterNode:
         secret: bytes | None = None,
         tls: ssl.SSLContext | None = None,
         on_failover: Callable[[str], None] = lambda when: None,
+        on_route: Callable[[str, Reason], None] = lambda node, why: None,
     ) -> None:
         self._here = here
         self._peers = peers
@@ -77,6 +79,7 @@ class ClusterNode:
         self._secret = secret
         self._tls = tls
         self._on_failover = on_failover
+        self._on_route = on_route
         self._remotes: dict[str, Peer] = {}
         self._traffic = Traffic(peers)
         self._taken: OrderedDict[str, str] = OrderedDict()  # of the latest requests, by id
@@ -222,10 +225,13 @@ class ClusterNode:
             # Alone: whether there is room for it is the queue's to say.
             card = next((card for card in cluster.me.cards if card.id == asked.model), None)
             if card is not None:
+                self._on_route(cluster.me.id, "only")
                 return Route(cluster.me, card, ("the only node",))
         sent, counted = self._traffic.sent, self._traffic.counted
         try:
-            return routing.choose(asked, cluster, sent=sent, counted=counted, without=tried.keys())
+            routes = routing.explain(asked, cluster, sent=sent, counted=counted, without=tried.keys())
+            self._on_route(routes[0].node.id, reason([each.costs for each in routes], failed=bool(tried)))
+            return routes[0]
         except (NotReady, ModelNotFound, Overloaded) as none_left:
             if not tried:
                 raise

@@ -18,8 +18,8 @@ import msgspec
 from yarl import URL
 
 from exo.cards import ModelCard, Share, Span
+from exo.choice.nearest import nearest
 from exo.cluster.planning import Planner
-from exo.cluster.reach import nearest
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, NotReady
 from exo.http.headers import hop
 from exo.http.shard_stream import (

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from aiohttp import hdrs, web
@@ -57,7 +57,7 @@ RECORD = web.RequestKey("record", AccessRecord)
 METERED = web.RequestKey("metered", bool)
 """Is set once a meter watches the request, which then counts its failure, too."""
 # Asked every few seconds for ever: a line each would wear out an SD card.
-_PROBES = frozenset({"/healthcheck", "/ready", "/metrics"})
+_PROBES = frozenset({"/healthcheck", "/ready", "/metrics", "/v1/prometheus/targets"})
 # What may be passed on in a header.
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -72,14 +72,19 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 _DIALECTS = web.AppKey("dialects", list[Dialect])
+_OPEN = web.AppKey("open", frozenset[str])
 
 
-def build(desk: Desk, *tables: Sequence[web.AbstractRouteDef] | Dialect) -> web.Application:
-    """The application with these routes. Failures look as in the OpenAI dialect where no other has a say."""
+def build(
+    desk: Desk, *tables: Sequence[web.AbstractRouteDef] | Dialect, open_paths: Iterable[str] = ()
+) -> web.Application:
+    """The application with these routes. Failures look as in the OpenAI dialect where no other has a say.
+    `open_paths` are answered without the node's key, beside those that a balancer asks."""
     app = web.Application(
         middlewares=[_recorded, _cors, _errors, _authorized], client_max_size=desk.settings.max_body
     )
     app[DESK] = desk
+    app[_OPEN] = _OPEN_PATHS.union(open_paths)
     app[_DIALECTS] = [table for table in tables if isinstance(table, Dialect)]
     app.on_response_prepare.append(_stamp)
     for table in tables:
@@ -229,7 +234,7 @@ _OPEN_PATHS = frozenset({"/healthcheck", "/ready"})
 @web.middleware
 async def _authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
     key = request.app[DESK].settings.key
-    if key and request.path not in _OPEN_PATHS:
+    if key and request.path not in request.app[_OPEN]:
         bearer = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
         given = [bearer, request.headers.get("x-api-key", "")]  # the latter is Anthropic's
         if not any(hmac.compare_digest(k.encode(errors="surrogateescape"), key.encode()) for k in given):

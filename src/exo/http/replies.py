@@ -117,7 +117,7 @@ async def embed(http: web.Request, request: EmbedRequest) -> Embeddings:
     record.model = (await desk.served.card(request.model, via)).id
     http[METERED] = True
     request = msgspec.structs.replace(request, client=client_of(http), via=via)
-    with Answer(desk.metrics, record.model) as meter:
+    with Answer(desk.metrics, record.model, hop=bool(via)) as meter:
         vectors = await unless_abandoned(desk, desk.served.embed(request))
         meter.embedded(vectors)
     record.prompt_tokens = vectors.prompt_tokens
@@ -159,7 +159,7 @@ async def _under_way(http: web.Request, requests: Sequence[ChatRequest]) -> Asyn
     desk, record = http.app[DESK], http[RECORD]
     record.model = requests[0].model
     http[METERED] = True
-    meters = [Answer(desk.metrics, record.model) for _ in requests]
+    meters = [Answer(desk.metrics, record.model, hop=bool(each.via)) for each in requests]
     answers = Answers(desk.served, requests, meters)
     try:
         with desk.under_way(answers.fail):

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Protocol
 
 import msgspec
@@ -58,7 +58,7 @@ class LocalNode:
 
     `changed` is called when a request for an upstream's model comes or goes, when there are other models on
     the disk, and when the node leaves. What `residency` and the upstreams know is theirs to tell. `remedy`
-    says what whoever asks for a model that is not here could do.
+    says what whoever asks for a model that is not here could do. `sense` gives the machine as it is now.
     """
 
     def __init__(
@@ -76,6 +76,8 @@ class LocalNode:
         addresses: Callable[[], tuple[str, ...]] = tuple,
         changed: Callable[[], None] = lambda: None,
         remedy: Callable[[str], str] = lambda model: "",
+        sense: Callable[[Device], Device] = devices.now,
+        npu_servers: tuple[str, ...] = (),
     ) -> None:
         self._id = id
         self._url = url
@@ -91,6 +93,8 @@ class LocalNode:
         self._addresses = addresses
         self._changed = changed
         self._remedy = remedy
+        self._sense = sense
+        self._npu_servers = npu_servers
         self._sensed_at = -1.0
         self._heeded: set[str] = set()
         self._leaving = False
@@ -111,8 +115,7 @@ class LocalNode:
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         card = await self.card(request.model)
         request = self.defaults_for(request, card)
-        behind = self._behind(card.id)
-        with self._counted(card.id, behind):
+        with self._working(card.id) as behind:
             async with aclosing(behind.respond(request)) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, Finished):
@@ -121,21 +124,18 @@ class LocalNode:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         card = await self.card(request.model)
-        behind = self._behind(card.id)
-        with self._counted(card.id, behind):
+        with self._working(card.id) as behind:
             return await behind.embed(msgspec.structs.replace(request, model=card.id))
 
     async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
         card = await self.card(request.model)
         request = complete(request, card, self._defaults)
-        behind = self._behind(card.id)
-        with self._counted(card.id, behind):
+        with self._working(card.id) as behind:
             return await behind.tokens(request, begin=begin)
 
     async def spell(self, request: SpellRequest) -> tuple[bytes, ...]:
         card = await self.card(request.model)
-        behind = self._behind(card.id)
-        with self._counted(card.id, behind):
+        with self._working(card.id) as behind:
             return await behind.spell(msgspec.structs.replace(request, model=card.id))
 
     def has(self, model: str) -> bool:
@@ -305,18 +305,22 @@ class LocalNode:
             leaving=self._leaving,
             addresses=self._addresses(),
             formats=self.formats,
+            npu_servers=self._npu_servers,
         )
 
     def _sensed(self) -> Device:
         """The machine, with what changes on it as of a second ago at most."""
         now = time.monotonic()
         if now - self._sensed_at >= 1.0:
-            self._device, self._sensed_at = devices.now(self._device), now
+            self._device, self._sensed_at = self._sense(self._device), now
         return self._device
 
-    def _counted(self, model: str, behind: Residency | Upstream) -> AbstractContextManager[None]:
-        """Counts a request that is passed on for as long as it is."""
-        return nullcontext() if isinstance(behind, Residency) else self._upstreams.counted(model)
+    @contextmanager
+    def _working(self, model: str) -> Iterator[Residency | Upstream]:
+        """What answers for the model; a request that is passed on is counted for as long as it is."""
+        behind = self._behind(model)
+        with nullcontext() if isinstance(behind, Residency) else self._upstreams.counted(model):
+            yield behind
 
     def _measure(self, request: ChatRequest, end: Finished) -> None:
         self._speeds.answered(request.model, end, end.usage.prompt_tokens - end.usage.cached_tokens)

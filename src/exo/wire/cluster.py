@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from exo.choice.auto import Picked
 from exo.choice.routing import Route
 from exo.errors import EngineFailed
-from exo.nodes import Cluster, Device
+from exo.nodes import Cluster, Device, Node
 from exo.wire import openai
 from exo.wire.json import Reader
 from exo.wire.openai.request_types import ModelName, Sent
@@ -145,6 +145,17 @@ def routes_answer(model: str, routes: Sequence[Route], picked: Picked | None = N
     return msgspec.json.encode(RoutesAnswer(model=model, routes=shown, auto=auto))
 
 
+def cluster_event(cluster: Cluster) -> bytes:
+    """One of the events that tell how the cluster changes."""
+    return b"data: " + msgspec.json.encode(cluster) + b"\n\n"
+
+
+def settled(cluster: Cluster) -> Cluster:
+    """The cluster without what moves by itself, and without what says nothing to people. Where nothing else
+    differs, a watcher can wait."""
+    return Cluster(me=_settled(cluster.me), peers=tuple(map(_settled, cluster.peers)))
+
+
 def topology_answer(cluster: Cluster) -> bytes:
     nodes = (cluster.me, *cluster.peers)
     ids = [node.id for node in nodes]
@@ -188,6 +199,20 @@ def _raise_failure(body: bytes) -> None:
 def _not_understood(body: bytes) -> EngineFailed:
     start = body.strip()[:200].decode(errors="replace")
     return EngineFailed(f"the node's answer is not understood: {start or 'it is empty'}")
+
+
+def _settled(node: Node) -> Node:
+    device = node.device
+    return msgspec.structs.replace(
+        node,
+        device=Device(
+            name=device.name, cores=device.cores, memory=device.memory, kind=device.kind, chip=device.chip
+        ),
+        loaded=tuple(
+            msgspec.structs.replace(each, used=0, idle=None, expires_in=None) for each in node.loaded
+        ),
+        prefixes=(),
+    )
 
 
 def _links(id: str, ids: Iterable[str]) -> Iterable[Link]:

@@ -2,7 +2,8 @@
 
 Its names are kept, and what they mean: `overall_speed` and `speed` are in bytes a second, `overall_eta` and
 `eta` in seconds. It had one download per node, under the node's id; further ones are here under the node's
-and the model's. "failed" and `error` are new: there, a download that failed was in the log only.
+and the model's. `model` is new, and so are "failed" and `error`: there, a download that failed was in the log
+only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +46,8 @@ class FileProgress(Struct, frozen=True, kw_only=True):
 
 
 class RepoProgress(Struct, frozen=True, kw_only=True):
-    """A download: how many of its files and bytes are here, and how each file is doing."""
+    """A download: how many of its files and bytes are here, and how each file is doing. `model` is the id of
+    what it makes, for which it can be asked again."""
 
     repo_id: str
     repo_revision: str = "main"
@@ -59,6 +61,7 @@ class RepoProgress(Struct, frozen=True, kw_only=True):
     file_progress: dict[str, FileProgress]
     status: Status
     error: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
 
 
 class PoolModel(Struct, frozen=True, kw_only=True):
@@ -128,7 +131,8 @@ def repo_progress(
 def progress_answer(node: str, downloads: Mapping[str, RepoProgress]) -> bytes:
     """By the node's id the first one, by the node's and the model's each further one."""
     keys = [node, *(f"{node} {model}" for model in list(downloads)[1:])]
-    return msgspec.json.encode(dict(zip(keys, downloads.values(), strict=False)))
+    shown = (msgspec.structs.replace(each, model=model) for model, each in downloads.items())
+    return msgspec.json.encode(dict(zip(keys, shown, strict=False)))
 
 
 def pool_event(model: str, state: PoolModel) -> bytes:

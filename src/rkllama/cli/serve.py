@@ -129,5 +129,6 @@ def serve(
         default_model=default_model,
         hub=os.environ.get("HF_ENDPOINT"),
         hub_token=os.environ.get("HF_TOKEN"),
+        root=root,
     )
     uvloop.run(assembly.run(settings))

@@ -15,8 +15,9 @@ from exo.wire.openapi import (
     service,
     tokens,
 )
+from exo.wire.openapi.operations import Json
 
-_DIALECTS = (tokens, openai, cluster, downloads, ollama, responses, anthropic)
+_DIALECTS = (service, tokens, openai, cluster, downloads, ollama, responses, anthropic)
 
 
 def document(version: str) -> bytes:
@@ -25,7 +26,7 @@ def document(version: str) -> bytes:
         [schema for dialect in _DIALECTS for schema in dialect.SCHEMAS],
         ref_template="#/components/schemas/{name}",
     )
-    paths = service.paths()
+    paths: Json = {}
     for dialect in _DIALECTS:
         paths |= dialect.paths()
     return msgspec.json.format(

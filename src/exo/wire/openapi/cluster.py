@@ -2,7 +2,18 @@
 
 from exo.nodes import Cluster
 from exo.wire import cluster
-from exo.wire.openapi.operations import ASKING, COUNT, DEFAULT_MODEL, TEXT, Json, asking, late, reading
+from exo.wire.openapi.operations import (
+    ASKING,
+    COUNT,
+    DEFAULT_MODEL,
+    TEXT,
+    Json,
+    asking,
+    late,
+    reading,
+    ref,
+    stream,
+)
 from exo.wire.shards import PlanAnswer
 
 SCHEMAS: tuple[type, ...] = (
@@ -38,9 +49,17 @@ def paths() -> Json:
     spread = asking(
         "spread", "Have a model in memory on several nodes", cluster.SpreadBody, late(cluster.SpreadAnswer)
     )
+    events = reading("clusterEvents", "The nodes as this one sees them, as they change", Cluster, 400, 429)
+    events["responses"]["200"]["content"] = stream(
+        "text/event-stream",
+        "Events whose data is what /v1/cluster gives: at once, whenever something has changed though once a "
+        "second at most, and every five seconds, as temperatures and free memory move without a sign.",
+        ref(Cluster),
+    )
     topology = reading("topology", "The nodes as the first exo had them", cluster.Topology, 400)
     return {
         "/v1/cluster": {"get": reading("cluster", "The nodes as this one sees them", Cluster, 400)},
+        "/v1/cluster/events": {"get": events},
         "/v1/topology": {"get": topology},
         "/v1/route/explain": {"get": explain},
         "/v1/cluster/plan": {"get": plan},
