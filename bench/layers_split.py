@@ -19,9 +19,9 @@ _TOKENS, _ROUNDS = 17, 12
 _AT_ONCE = 4
 _WANTED = {1: 0.9, _AT_ONCE: 1.6}
 _WHY = (
-    "With one answer each machine rests while the other one computes, and its processes sleep. Tokens go from "
-    "process to process, past the two nodes' event loops: by way of those a token took 2 to 3 ms more, and "
-    "tinygrad's ratios were 0.873 and 1.72."
+    "With one answer each machine rests while the other one computes, and its processes sleep. Tokens go "
+    "from process to process, past the two nodes' event loops: by way of those a token took 2 to 3 ms more, "
+    "and tinygrad's ratios were 0.873 and 1.72."
 )
 
 

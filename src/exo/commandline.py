@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from exo import devices
 from exo.errors import ExoError
+from exo.text.harmless import harmless
 
 
 class Commands(click.Group):
@@ -73,14 +74,24 @@ def memory_size(text: str | None) -> int:
     return size
 
 
+class _Lines(logging.Formatter):
+    """What others have written into a message drives no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
 def log_to_stderr() -> None:
     """Plain lines for people on stderr, more of them with DEBUG=1; the access log, JSON a line, as it is."""
     debug = os.environ.get("DEBUG", "0")
     if not debug.isdigit():
         raise click.UsageError(f"DEBUG is '{debug}'; it takes 0 (quiet) to 9")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if int(debug) else logging.INFO, handlers=[handler])
+    if not int(debug):
+        # It tells of each request of a download.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
     access = logging.getLogger("exo.access")
     bare = logging.StreamHandler(sys.stderr)
     access.addHandler(bare)

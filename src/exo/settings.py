@@ -1,4 +1,4 @@
-"""Everything that can be configured, as one value made once, from flags and environment, and handed down."""
+"""Everything that can be configured, as one value made once, of flags, environment and file."""
 
 from collections.abc import Mapping
 from pathlib import Path

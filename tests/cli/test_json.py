@@ -18,6 +18,9 @@ from tests.store.mirror import Mirror
 __all__ = ["free_port"]
 
 LISTINGS = {
+    "config": ("config",),
+    "doctor": ("doctor",),
+    "run": ("run", "exo-demo", "What is 2 + 2?"),
     "list": ("list",),
     "nodes": ("nodes",),
     "plan": ("plan", "exo-demo"),

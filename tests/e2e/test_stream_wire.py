@@ -300,6 +300,8 @@ def test_description_names_only_routes_that_are_there(node: Node) -> None:
         document["paths"]
     )
     for path, verbs in document["paths"].items():
+        if path == "/v1/cluster/events":
+            continue  # which has no end
         for verb in verbs.keys() & {"get", "post", "put", "delete"}:
             takes_body = "requestBody" in verbs[verb]
             queried = [each["name"] for each in verbs[verb].get("parameters", ()) if each["in"] == "query"]

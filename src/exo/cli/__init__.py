@@ -10,6 +10,8 @@ from exo.cli import options
 from exo.cli.bench import bench
 from exo.cli.chat import run
 from exo.cli.cluster import cluster
+from exo.cli.config import config
+from exo.cli.doctor import doctor
 from exo.cli.downloads import pull, rm, show
 from exo.cli.models import list_models, ps
 from exo.cli.nodes import nodes, spread
@@ -21,8 +23,16 @@ from exo.cli.serve import serve
 class Exo(commandline.Commands):
     """Names that nothing reads are errors, and retired options say what replaces them."""
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(context, args)
+        # The doctor tells of such names among other things.
+        if not context.resilient_parsing and found[1] is not doctor:
+            options.check_environment(os.environ)
+        return found
+
     def invoke(self, context: click.Context) -> object:
-        options.check_environment(os.environ)
         try:
             return super().invoke(context)
         except click.NoSuchOption as error:
@@ -52,3 +62,5 @@ app.add_command(nodes)
 app.add_command(spread)
 app.add_command(bench)
 app.add_command(cluster)
+app.add_command(config)
+app.add_command(doctor)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 import click
 import msgspec
 
-from exo import commandline
 from exo.benchmark.results import (
     PROMPTS,
     WARM_UP,
@@ -103,11 +102,11 @@ def bench(
     without chance (temperature 0), after one that warms up; figures are medians. Ctrl-C shows what has been
     measured so far. EXO_API_KEY is the server's key. Ends with status 1 where a prompt failed.
     """
-    address = (url or options.LOCAL_URL).rstrip("/").removesuffix("/v1")
-    measuring = Measuring(address, runs, max_tokens, sys.stderr)
+    asked = options.asked(url)
+    measuring = Measuring(asked.url.rstrip("/").removesuffix("/v1"), runs, max_tokens, sys.stderr)
     stopped = False
     try:
-        asyncio.run(_measure(measuring, models))
+        asyncio.run(_measure(measuring, models, asked.key))
     except KeyboardInterrupt:
         stopped = True
     measuring.clear()
@@ -199,8 +198,8 @@ class Measuring:
             self._out.flush()
 
 
-async def _measure(measuring: Measuring, models: Sequence[str]) -> None:
-    async with _server(measuring.url) as remote:
+async def _measure(measuring: Measuring, models: Sequence[str], key: str | None) -> None:
+    async with _server(measuring.url, key) as remote:
         measuring.models = tuple(dict.fromkeys(await _chosen(remote, models)))
         measuring.cluster = await _told(remote, "/v1/cluster", Cluster)
         for model in measuring.models:
@@ -208,10 +207,10 @@ async def _measure(measuring: Measuring, models: Sequence[str]) -> None:
 
 
 @asynccontextmanager
-async def _server(url: str) -> "AsyncIterator[Remote]":
+async def _server(url: str, key: str | None) -> "AsyncIterator[Remote]":
     from exo.http.remote import Remote
 
-    remote = Remote(url, key=commandline.key(), silence=_SILENCE)
+    remote = Remote(url, key=key, silence=_SILENCE)
     try:
         yield remote
     finally:

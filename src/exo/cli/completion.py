@@ -45,7 +45,12 @@ def _catalogue() -> "Catalogue":
 
     # What is no model would be logged, into the middle of the line that is being typed.
     logging.getLogger("exo").addHandler(logging.NullHandler())
-    return Catalogue(*options.model_folders())
+    try:
+        folders = options.model_folders()
+    except click.ClickException:
+        # What is wrong with the configuration is said once the line is run.
+        folders = ()
+    return Catalogue(*folders)
 
 
 def _short_names() -> set[str]:

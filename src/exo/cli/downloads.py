@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from exo import commandline
 from exo.cards import ModelCard
 from exo.cli import bars, completion, options
 from exo.cli.tables import size
@@ -152,7 +151,8 @@ async def _shelf(url: str | None, parallel: int = 4) -> AsyncIterator["Owner | C
     """The node asked for, the one on this machine, or the disk itself."""
     from exo.http.owner import Owner
 
-    owner = Owner(url or options.LOCAL_URL, key=commandline.key())
+    asked = options.asked(url)
+    owner = Owner(asked.url, key=asked.key)
     try:
         if url or await owner.alive():
             yield owner

@@ -1,59 +1,86 @@
-"""Options that several commands share, and the settings made of them."""
+"""Options that several commands share, and what they have of the configuration of this machine's node."""
 
 import difflib
-import os
 import platform
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import click
 
 from exo import commandline
+from exo.cli import keys
+from exo.configuration.command import Configured
+from exo.configuration.secrets import secret
 from exo.settings import Settings
 
-# Names this program reads, here or through the `envvar` of an option. An unknown one is an error.
+# Names this program reads by themselves, without a row in `keys`' table or beside it.
 ENVIRONMENT = frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL", "EXO_CLUSTER_SECRET"})
 
 LOCAL_URL = "http://127.0.0.1:52415"
 
-T = TypeVar("T")
+# Under which a command's context keeps what is configured.
+_META = "exo.cli.configured"
 
 url = click.option(
     "--url", envvar="EXO_URL", help=f"The node to ask. [default: the one on this machine, {LOCAL_URL}]"
 )
 
 
-def for_models(
-    convert: Callable[[Any, click.Parameter | None, click.Context | None], T], example: str
-) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Mapping[str, T]]:
-    """The callback of a repeated option `MODEL=VALUE`, which becomes values by model's id. `convert` is that
-    of the values' type. Whoever has written anything else is shown the `example`."""
+class Asked(NamedTuple):
+    """The node that a command asks, and the key that it is sent."""
 
-    def read(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Mapping[str, T]:
-        values: dict[str, T] = {}
-        for text in given:
-            model, _, value = text.rpartition("=")
-            if not model:
-                raise click.BadParameter(f"'{text}' is not MODEL=VALUE; write {example}")
-            if model in values:
-                raise click.BadParameter(f"{model} is given twice")
-            try:
-                values[model] = convert(value, parameter, context)
-            except click.BadParameter as error:
-                raise click.BadParameter(f"'{text}': {error.message.rstrip('.')}; write {example}") from error
-        return values
+    url: str
+    key: str | None
 
-    return read
+
+def asked(url: str | None) -> Asked:
+    """The node at `url`, or the one on this machine as it is configured.
+
+    Another node gets EXO_API_KEY only, and not the key that is configured for this machine's. Raises
+    `ClickException` where the configuration cannot be read.
+    """
+    key = commandline.key()
+    if url:
+        return Asked(url, key)
+    context = configured()
+    return Asked(_local_url(context), key or secret(context, "api_key"))
+
+
+def configured() -> click.Context:
+    """The context that has the settings of this machine's node: that of the command that runs, where it takes
+    them, and else one that has what environment and file say."""
+    running = click.get_current_context(silent=True)
+    if running is None:
+        return _asked_for_nothing()
+    if isinstance(running.command, Configured):
+        return running
+    found: click.Context = running.meta.get(_META) or running.meta.setdefault(_META, _asked_for_nothing())
+    return found
+
+
+def _asked_for_nothing() -> click.Context:
+    command = Configured("exo", params=[keys.CONFIG, *keys.SETTINGS])
+    return command.make_context("exo", [])
+
+
+def _local_url(context: click.Context) -> str:
+    """Where this machine's node listens. One that takes a free port is not to be known from here."""
+    host, port = context.params["host"], context.params["port"]
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"http://{f'[{here}]' if ':' in here else here}:{port}"
+    usual = keys.usual("host"), keys.usual("port")
+    return LOCAL_URL if (host, port) == usual or port == 0 else address
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raises for an `EXO_` variable that nothing reads: a typo there would be ignored for ever."""
+    known = ENVIRONMENT | keys.VARIABLES
     for name in environment:
-        if name.startswith("EXO_") and name not in ENVIRONMENT:
-            near = difflib.get_close_matches(name, ENVIRONMENT, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(ENVIRONMENT))}"
+        if name.startswith("EXO_") and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
             raise click.UsageError(f"the environment sets {name}, which exo does not know{hint}")
 
 
@@ -65,14 +92,16 @@ def local_settings() -> Settings:
 
 
 def home() -> Path:
-    """Where this node keeps its files: EXO_HOME, or ~/.cache/exo."""
-    return Path(os.environ.get("EXO_HOME") or "~/.cache/exo").expanduser()
+    """Where this node keeps its files: EXO_HOME, what the configuration says, or ~/.cache/exo."""
+    found: Path = configured().params["home"]
+    return found.expanduser()
 
 
-def model_folders(seed: Path | None = None) -> tuple[Path, ...]:
+def model_folders() -> tuple[Path, ...]:
     """Where models are looked for: the bundled ones, the owner's extra folder, then this node's own."""
     from exo.store.catalogue import BUNDLED
 
+    seed: Path | None = configured().params["models_seed_dir"]
     own = home() / "models"
     return (BUNDLED, seed, own) if seed else (BUNDLED, own)
 

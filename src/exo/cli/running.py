@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from exo import commandline
 from exo.cli import options
 from exo.errors import NotReady
 
@@ -17,7 +16,8 @@ async def running_node(url: str | None) -> "AsyncIterator[Peer]":
     """The node at `url`, or the one on this machine. Raises `NotReady` with the remedy where none answers."""
     from exo.http.peer import Peer
 
-    peer = Peer(url or options.LOCAL_URL, key=commandline.key())
+    asked = options.asked(url)
+    peer = Peer(asked.url, key=asked.key)
     try:
         try:
             await peer.get("/healthcheck")

@@ -1,23 +1,14 @@
-"""What a diagnosis is made of, and what it comes to: plain values."""
+"""What a diagnosis of a board is made of: plain values. What it comes to is what exo's doctor's does."""
 
 import re
-from typing import Literal, TypeAlias
 
 import msgspec
 
+from exo.doctor.finding import Finding, Level, gb
 from rkllama.board.facts import Board
 from rkllama.vendor.diagnosis import Facts
 
-Level: TypeAlias = Literal["ok", "note", "slow", "broken"]
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One result. "slow" costs speed; "broken" keeps models from answering."""
-
-    level: Level
-    subject: str
-    says: str
-    remedy: str | None = None
+__all__ = ["Evidence", "Finding", "FoundLibrary", "Level", "ModelFile", "Speed", "gb", "mhz", "parts"]
 
 
 class FoundLibrary(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +64,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 def parts(version: str) -> tuple[int, ...]:
     """ "0.9.8" as something to compare."""
     return tuple(map(int, re.findall(r"\d+", version)))
-
-
-def gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def mhz(hertz: int) -> str:

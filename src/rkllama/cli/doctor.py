@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 import msgspec
 
+from exo.doctor.finding import status
+from exo.doctor.page import show
 from exo.errors import BadRequest, ExoError, ModelNotFound
 from rkllama.board.doctor import examine
-from rkllama.board.evidence import Evidence, Finding, FoundLibrary, ModelFile
+from rkllama.board.evidence import Evidence, FoundLibrary, ModelFile
 from rkllama.board.facts import read_board
 from rkllama.vendor.library import chosen_release, find_library
-
-_MARKS = {"ok": "ok", "note": "note", "slow": "SLOW", "broken": "BROKEN"}
 
 
 @click.command(name="doctor")
@@ -34,9 +34,8 @@ def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"findings": findings, "evidence": evidence}))
     else:
-        _print(findings)
-    if any(finding.level == "broken" for finding in findings):
-        context.exit(1)
+        show(findings)
+    context.exit(status(findings))
 
 
 def _gather(root: Path, models: Path, model: str | None) -> Evidence:
@@ -95,12 +94,3 @@ def _model_file(model: str, models: Path) -> Path:
         names = ", ".join(str(file) for file in files)
         raise BadRequest(f"{model} has several .rkllm files; name one of them: {names}")
     return files[0]
-
-
-def _print(findings: Sequence[Finding]) -> None:
-    for finding in findings:
-        click.echo(f"{_MARKS[finding.level]:<7} {finding.subject}: {finding.says}")
-        if finding.remedy:
-            click.echo(f"{'':<10}{finding.remedy}")
-    counted = [(level, sum(each.level == level for each in findings)) for level in ("broken", "slow")]
-    click.echo(", ".join(f"{count} {level}" for level, count in counted if count) or "Nothing is wrong.")

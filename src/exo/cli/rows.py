@@ -1,0 +1,50 @@
+"""How a row of the table in `keys` is written: variables are named after the first flag."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exo.configuration.setting import Flag, PerModel, Unflagged
+
+
+def flag(key: str, *flags: str, **attrs: Any) -> Flag:
+    """One with flags; help shows its default."""
+    attrs.setdefault("show_default", "default" in attrs)
+    return Flag(flags, key=key, envvar=_variable(flags[0]), **attrs)
+
+
+def per_model(key: str, *flags: str, **attrs: Any) -> PerModel:
+    """One with a value for each model."""
+    return PerModel(flags, key=key, envvar=_variable(flags[0]), **attrs)
+
+
+def unflagged(key: str, name: str, variable: str, **attrs: Any) -> Unflagged:
+    """One that `serve` calls `name`."""
+    return Unflagged([name], key=key, envvar=variable, **attrs)
+
+
+def secret(key: str, name: str, variable: str, what: str, folder: str) -> tuple[Unflagged, Unflagged]:
+    """One that is set itself, and one that names a file it is in."""
+    return (
+        unflagged(
+            key,
+            name,
+            variable,
+            secret=True,
+            sample="something long",
+            help=f"{what} Only its owner may read the file that it stands in (chmod 600).",
+        ),
+        unflagged(
+            f"{key}_file",
+            f"{name}_file",
+            f"{variable}_FILE",
+            type=click.Path(path_type=Path),
+            sample=f"/etc/exo/{folder}",
+            help="File that has it in one line instead, and that only its owner may read (chmod 600).",
+        ),
+    )
+
+
+def _variable(flag: str) -> str:
+    return f"EXO_{flag.lstrip('-').replace('-', '_').upper()}"
