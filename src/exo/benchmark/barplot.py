@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 _BAR, _GAP, _LEAST_GROUP = 34, 28, 120
-_LEFT, _RIGHT, _HEIGHT, _LINE = 56, 20, 260, 16
+_LEFT, _RIGHT, _HEIGHT, _LINE = 68, 20, 260, 16
 _LABEL_LETTERS, _NAME_LETTERS = 17, 80
 _TICKS = 4
 

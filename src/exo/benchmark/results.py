@@ -42,7 +42,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
     By the client's clock, in seconds: `ttft` from the request to the first piece of the answer, a thought
     included; `itl_p50` and `itl_p95` between pieces, which are a token each with most servers.
     `tokens_per_second` is from the first token to the last. `counted` are pieces in place of tokens, as the
-    server sent no usage. `prefill` and `decode` are tokens/s by the server's own clock.
+    server sent no usage. `prefill` and `decode` are tokens/s by the server's own clock. `joules` are what the
+    server's machine used from the request to the last piece.
     """
 
     ttft: float
@@ -53,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
     tokens_per_second: float | None = None
     prefill: float | None = None
     decode: float | None = None
+    joules: float | None = None
 
 
 class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     max_tokens: int
     models: tuple[ModelResult, ...]
+    energy: str = ""
+    """What joules are counted by; "" for nothing."""
 
     @property
     def failed(self) -> bool:
@@ -137,8 +141,11 @@ def median(runs: Sequence[Run]) -> Run | None:
         ttft=statistics.median(run.ttft for run in runs),
         tokens=statistics.median(run.tokens for run in runs),
         counted=any(run.counted for run in runs),
-        **{name: of(name) for name in ("itl_p50", "itl_p95", "tokens_per_second", "prefill", "decode")},
+        **{name: of(name) for name in _OPTIONAL},
     )
+
+
+_OPTIONAL = ("itl_p50", "itl_p95", "tokens_per_second", "prefill", "decode", "joules")
 
 
 def model_result(
@@ -236,23 +243,29 @@ def table(result: ModelResult) -> list[tuple[str, ...]]:
     rows = [(each.prompt, each.median, each.error) for each in result.prompts]
     rows.append(("median of all", result.median, None))
     head: tuple[str, ...] = ("PROMPT", "TTFT", "ITL P50", "ITL P95", "TOKENS", "TOKENS/S")
-    timed = any(run and (run.prefill or run.decode) for _, run, _ in rows)
-    return [(*head, "PREFILL/S", "DECODE/S") if timed else head] + [
-        (prompt, *_cells(run, timed, "failed" if error else "-")) for prompt, run, error in rows
-    ]
+    if any(run and (run.prefill or run.decode) for _, run, _ in rows):
+        head = (*head, "PREFILL/S", "DECODE/S")
+    if any(run and run.joules is not None for _, run, _ in rows):
+        head = (*head, "J/TOKEN")
+    return [head] + [(prompt, *_cells(run, head, "failed" if error else "-")) for prompt, run, error in rows]
 
 
-def _cells(run: Run | None, timed: bool, missing: str) -> tuple[str, ...]:
+def _cells(run: Run | None, head: Sequence[str], missing: str) -> tuple[str, ...]:
+    """Those behind the prompt's."""
     if run is None:
-        return (missing, *[""] * (6 if timed else 4))
-    cells = (
+        return (missing, *[""] * (len(head) - 2))
+    cells: tuple[str, ...] = (
         _seconds(run.ttft),
         _seconds(run.itl_p50),
         _seconds(run.itl_p95),
         f"{run.tokens:g}" + ("*" if run.counted else ""),
         _speed(run.tokens_per_second) + ("*" if run.counted else ""),
     )
-    return (*cells, _speed(run.prefill), _speed(run.decode)) if timed else cells
+    if "DECODE/S" in head:
+        cells = (*cells, _speed(run.prefill), _speed(run.decode))
+    if "J/TOKEN" in head:
+        cells = (*cells, "-" if run.joules is None else f"{run.joules / run.tokens:.2f}")
+    return cells
 
 
 def _seconds(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 import click
 import msgspec
 
+from exo.benchmark.energy import Meter, sensors
 from exo.benchmark.results import (
     PROMPTS,
     WARM_UP,
@@ -130,6 +131,8 @@ class Measuring:
         self.models: tuple[str, ...] = ()
         self.cluster: Cluster | None = None
         self.done = 0
+        self.meter = Meter(())
+        """Of the server's machine, where that is this one."""
         self._runs = runs
         self._max_tokens = max_tokens
         self._out = out
@@ -148,7 +151,7 @@ class Measuring:
         errors = self._errors.setdefault(model, {})
         self._draw(model)
         try:
-            await _answer(remote, model, WARM_UP, min(_WARM_UP_TOKENS, self._max_tokens))
+            await _answer(remote, model, WARM_UP, min(_WARM_UP_TOKENS, self._max_tokens), self.meter)
         except ExoError as error:
             self._cold[model] = error.message
             return
@@ -157,7 +160,7 @@ class Measuring:
                 if prompt in errors:
                     continue
                 try:
-                    run = await _answer(remote, model, prompt, self._max_tokens)
+                    run = await _answer(remote, model, prompt, self._max_tokens, self.meter)
                 except ExoError as error:
                     errors[prompt] = error.message
                 else:
@@ -172,6 +175,7 @@ class Measuring:
             complete=complete,
             runs=self._runs,
             max_tokens=self._max_tokens,
+            energy=self.meter.names,
             models=tuple(
                 model_result(
                     model,
@@ -202,8 +206,27 @@ async def _measure(measuring: Measuring, models: Sequence[str], key: str | None)
     async with _server(measuring.url, key) as remote:
         measuring.models = tuple(dict.fromkeys(await _chosen(remote, models)))
         measuring.cluster = await _told(remote, "/v1/cluster", Cluster)
-        for model in measuring.models:
-            await measuring.model(remote, model)
+        if _is_here(measuring.url):
+            measuring.meter = Meter(sensors())
+        watching = asyncio.create_task(measuring.meter.watch())
+        try:
+            for model in measuring.models:
+                await measuring.model(remote, model)
+        finally:
+            watching.cancel()
+
+
+def _is_here(url: str) -> bool:
+    """Whether the server is on this machine, whose energy is what its answers take."""
+    from urllib.parse import urlsplit
+
+    import psutil
+
+    host = urlsplit(url if "://" in url else f"http://{url}").hostname or ""
+    if host == "localhost" or host.startswith("127."):
+        return True
+    ours = {each.address.partition("%")[0] for name in psutil.net_if_addrs().values() for each in name}
+    return host in ours
 
 
 @asynccontextmanager
@@ -264,7 +287,7 @@ async def _told(remote: "Remote", path: str, kind: type[T]) -> T | None:
         return None
 
 
-async def _answer(remote: "Remote", model: str, prompt: str, max_tokens: int) -> Run:
+async def _answer(remote: "Remote", model: str, prompt: str, max_tokens: int, meter: Meter) -> Run:
     """Raises what the answer failed with."""
     request = ChatRequest(
         model=model,
@@ -272,11 +295,14 @@ async def _answer(remote: "Remote", model: str, prompt: str, max_tokens: int) ->
         sampling=Sampling(temperature=0.0, max_tokens=max_tokens),
     )
     pieces: list[float] = []
+    before = meter.look()
     asked = time.perf_counter()
     async with aclosing(remote.respond(request)) as deltas:
         async for delta in deltas:
             if isinstance(delta, Finished):
-                return measured(asked, pieces, delta)
+                run, after = measured(asked, pieces, delta), meter.look()
+                joules = None if before is None or after is None else after - before
+                return msgspec.structs.replace(run, joules=joules)
             pieces.append(time.perf_counter())
     raise EngineFailed(UNFINISHED)
 
@@ -290,6 +316,8 @@ def _print(report: Report) -> None:
         print_table(head, rows)
         if any(run.counted for each in result.prompts for run in each.runs):
             click.echo("* the server sends no usage: pieces of the answer were counted in place of tokens")
+        if any(run.joules is not None for each in result.prompts for run in each.runs):
+            click.echo(f"joules are those of the whole machine, by its sensor {report.energy}")
         for reference in result.references:
             click.echo(f"{reference.tokens_per_second:.2f} tokens/s: {reference.what}")
         click.echo()
