@@ -41,16 +41,20 @@ class Commands(click.Group):
             raise click.ClickException(error.message) from error
 
 
-class Seconds(click.FloatRange):
-    """A time that ends: `nan` and `inf` are floats, too."""
-
-    name = "seconds"
+class Number(click.FloatRange):
+    """A number within a range: `nan` and `inf` are floats, too."""
 
     def convert(self, value: float, param: click.Parameter | None, context: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, context))
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is no number of seconds", param, context)
-        return seconds
+        number = float(super().convert(value, param, context))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number", param, context)
+        return number
+
+
+class Seconds(Number):
+    """A time that ends."""
+
+    name = "seconds"
 
 
 def key() -> str | None:

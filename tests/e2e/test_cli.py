@@ -331,6 +331,7 @@ def test_unknown_variable(home: Path, subcommand: str) -> None:
         (["--memory", "infGB"], ["infGB", "--memory"]),
         (["--default-temp", "3"], ["--default-temp"]),
         (["--timeout", "0"], ["--timeout"]),
+        (["--default-temp", "nan"], ["--default-temp"]),
         (["--timeout", "nan"], ["--timeout"]),
         (["--timeout-for", "m=nan"], ["--chatgpt-api-response-timeout-for", "nan", "-7b=1800"]),
         (["--chatgpt-api-response-timeout-for", "60"], ["-timeout-for", "'60' is not MODEL=", "-7b=1800"]),

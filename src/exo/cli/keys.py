@@ -110,7 +110,7 @@ SETTINGS: tuple[Setting, ...] = (
     flag(
         "models.temperature",
         "--default-temp",
-        type=click.FloatRange(0, 2),
+        type=commandline.Number(0, 2),
         sample=0.7,
         help="Temperature for requests that set none.",
     ),

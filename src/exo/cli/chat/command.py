@@ -1,7 +1,6 @@
 """The command: one question, or a chat at a prompt."""
 
 import asyncio
-import math
 import os
 import sys
 from contextlib import AsyncExitStack
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from exo import commandline
 from exo.cli import completion, options
 from exo.errors import ExoError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("question", nargs=-1)
 @options.url
 @click.option("--system", help="System message for the conversation.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="How freely it chooses its words.")
+@click.option("--temperature", type=commandline.Number(0, 2), help="How freely it chooses its words.")
 @click.option("--think/--no-think", default=None, help="Switch a reasoning model's thinking on or off.")
 @click.option("--stats", is_flag=True, help="Say below each answer what it took, and which node gave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer to a QUESTION, whole, as JSON.")
@@ -52,8 +52,6 @@ def run(
     from exo.cli.chat.terminal import Terminal
 
     _check_text(*question, system)
-    if temperature is not None and math.isnan(temperature):
-        raise click.BadParameter("nan is not in the range 0<=x<=2.", param_hint="--temperature")
     terminal = Terminal(os.environ, sys.stdout, sys.stderr)
     start = Saved(Conversation(system or ""), model or "", Settings(temperature=temperature, think=think))
     typed = sys.stdin is not None and sys.stdin.isatty()
