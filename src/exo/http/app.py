@@ -24,6 +24,7 @@ from exo.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     RequestTooLarge,
     Unauthorized,
 )
@@ -251,7 +252,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ExoError as error:
         record, metrics = request[RECORD], request.app[DESK].metrics
         record.error = error.code
-        if METERED not in request:
+        # A balancer that asks twice a second whether a node is ready yet is refused nothing.
+        asked = isinstance(error, NotReady) and request.path in _PROBES
+        if METERED not in request and not asked:
             metrics.refused(error.code)
         if isinstance(error, EngineFailed):
             log.error("request %s failed: %s", record.id, error.message, exc_info=error.__cause__)
