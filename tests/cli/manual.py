@@ -43,8 +43,8 @@ the file it starts with, and the same with `_RKLLAMA_COMPLETE` and `rkllama` for
 
 ## Environment
 
-For `exo`, a variable whose name begins with `EXO_` and is not listed here, with an option below or in
-[CONFIGURATION.md](CONFIGURATION.md) is an error: it would be a typo.
+For `exo` a variable whose name begins with `EXO_`, and for `rkllama` one with `RKLLAMA_`, that is not listed
+here, with an option below or in [CONFIGURATION.md](CONFIGURATION.md) is an error: it would be a typo.
 """
 
 _READ: Mapping[str, str] = {

@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
 def test_commands_are_offered(home: Path) -> None:
     assert offered(home, "exo ") == sorted(app.commands)
     assert offered(home, "exo clu") == ["cluster"]
-    assert offered(home, "rkllama ") == ["doctor", "serve", "tune"]
+    assert offered(home, "rkllama ") == ["config", "doctor", "serve", "tune"]
     assert offered(home, "exo cluster ") == ["init", "invite", "join", "router", "status"]
 
 

@@ -280,7 +280,7 @@ class Wire:
 
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process' environment without its own settings for exo, so that a developer's do no harm."""
-    ours = ("EXO_", "RKLLM_SERVER_", "DEBUG")
+    ours = ("EXO_", "RKLLAMA_", "RKLLM_", "DEBUG")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "EXO_HOME": str(home), **(more or {})}
 

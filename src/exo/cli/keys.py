@@ -5,6 +5,7 @@ made of it by `scripts/config-schema`.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from click.shell_completion import CompletionItem
 
 from exo import commandline
 from exo.cli import conversions
-from exo.cli.rows import flag, per_model, secret, unflagged
+from exo.configuration import rows
 from exo.configuration.command import config_option
+from exo.configuration.rows import secret, unflagged
 from exo.configuration.setting import Setting
 from exo.configuration.size import Size
 
@@ -41,6 +43,8 @@ def _here(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 CONFIG = config_option("EXO_CONFIG", places, f"EXO_HOME/config.toml or {SYSTEM_FILE}")
 
+flag, per_model = partial(rows.flag, "EXO_"), partial(rows.per_model, "EXO_")
+
 SETTINGS: tuple[Setting, ...] = (
     unflagged(
         "home",
@@ -59,7 +63,7 @@ SETTINGS: tuple[Setting, ...] = (
         type=click.IntRange(0, 65535),
         help="Port to listen on; 0 takes a free one.",
     ),
-    *secret("http.api_key", "api_key", "EXO_API_KEY", "Asked of every client.", "api-key"),
+    *secret("http.api_key", "api_key", "EXO_API_KEY", "Asked of every client.", "/etc/exo/api-key"),
     flag(
         "http.cors_origins",
         "--cors-origin",
@@ -312,7 +316,7 @@ SETTINGS: tuple[Setting, ...] = (
         "cluster_secret",
         "EXO_CLUSTER_SECRET",
         "Only nodes with the same one belong to the cluster.",
-        "cluster-secret",
+        "/etc/exo/cluster-secret",
     ),
     flag(
         "upstreams.urls",
@@ -324,7 +328,13 @@ SETTINGS: tuple[Setting, ...] = (
         help="Offer the models of this OpenAI-compatible server, too. May be repeated.",
         about="OpenAI-compatible servers whose models are offered, too.",
     ),
-    *secret("upstreams.key", "upstream_key", "EXO_UPSTREAM_KEY", "Sent to each of them.", "upstream-key"),
+    *secret(
+        "upstreams.key",
+        "upstream_key",
+        "EXO_UPSTREAM_KEY",
+        "Sent to each of them.",
+        "/etc/exo/upstream-key",
+    ),
     unflagged(
         "npu.host",
         "npu_host",

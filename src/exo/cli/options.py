@@ -1,6 +1,5 @@
 """Options that several commands share, and what they have of the configuration of this machine's node."""
 
-import difflib
 import platform
 import uuid
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import click
 
 from exo import commandline
 from exo.cli import keys
+from exo.configuration import environment as variables
 from exo.configuration.command import Configured
 from exo.configuration.secrets import secret
 from exo.settings import Settings
@@ -76,12 +76,7 @@ def _local_url(context: click.Context) -> str:
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Raises for an `EXO_` variable that nothing reads: a typo there would be ignored for ever."""
-    known = ENVIRONMENT | keys.VARIABLES
-    for name in environment:
-        if name.startswith("EXO_") and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
-            raise click.UsageError(f"the environment sets {name}, which exo does not know{hint}")
+    variables.check_environment(environment, "exo", ENVIRONMENT | keys.VARIABLES)
 
 
 def local_settings() -> Settings:

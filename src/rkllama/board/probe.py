@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from exo.errors import EngineFailed, ExoError, NotReady
@@ -17,11 +18,14 @@ _RELEASE, _ERROR = "rkllama.board.probe release: ", "rkllama.board.probe error: 
 _SECONDS = 60.0
 
 
-def release_of(library: Path, *, seconds: float = _SECONDS) -> str:
-    """Like "1.2.1-1.2.3". Blocks. NotReady says why the library cannot be used, EngineFailed how it broke."""
+def release_of(
+    library: Path, *, environment: Mapping[str, str] | None = None, seconds: float = _SECONDS
+) -> str:
+    """Like "1.2.1-1.2.3", in this `environment` or the process' own. Blocks. NotReady says why the library
+    cannot be used, EngineFailed how it broke."""
     command = [sys.executable, "-m", "rkllama.board.probe", str(library)]
     try:
-        ended = subprocess.run(command, capture_output=True, check=False, timeout=seconds)
+        ended = subprocess.run(command, capture_output=True, check=False, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
         raise EngineFailed(f"{library} does not say within {seconds:g} s which release it is.") from error
     for line in ended.stdout.decode(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""How a row of the table in `keys` is written: variables are named after the first flag."""
+"""How a row of a table of settings is written: variables are named after the first flag."""
 
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,24 @@ import click
 from exo.configuration.setting import Flag, PerModel, Unflagged
 
 
-def flag(key: str, *flags: str, **attrs: Any) -> Flag:
-    """One with flags; help shows its default."""
+def flag(prefix: str, key: str, *flags: str, **attrs: Any) -> Flag:
+    """One with flags; help shows its default. `prefix` begins the names of the program's variables: EXO_."""
     attrs.setdefault("show_default", "default" in attrs)
-    return Flag(flags, key=key, envvar=_variable(flags[0]), **attrs)
+    return Flag(flags, key=key, envvar=_variable(prefix, flags[0]), **attrs)
 
 
-def per_model(key: str, *flags: str, **attrs: Any) -> PerModel:
+def per_model(prefix: str, key: str, *flags: str, **attrs: Any) -> PerModel:
     """One with a value for each model."""
-    return PerModel(flags, key=key, envvar=_variable(flags[0]), **attrs)
+    return PerModel(flags, key=key, envvar=_variable(prefix, flags[0]), **attrs)
 
 
 def unflagged(key: str, name: str, variable: str, **attrs: Any) -> Unflagged:
-    """One that `serve` calls `name`."""
+    """One that the command calls `name`."""
     return Unflagged([name], key=key, envvar=variable, **attrs)
 
 
-def secret(key: str, name: str, variable: str, what: str, folder: str) -> tuple[Unflagged, Unflagged]:
-    """One that is set itself, and one that names a file it is in."""
+def secret(key: str, name: str, variable: str, what: str, sample: str) -> tuple[Unflagged, Unflagged]:
+    """One that is set itself, and one that names a file it is in, like `sample`."""
     return (
         unflagged(
             key,
@@ -40,11 +40,11 @@ def secret(key: str, name: str, variable: str, what: str, folder: str) -> tuple[
             f"{name}_file",
             f"{variable}_FILE",
             type=click.Path(path_type=Path),
-            sample=f"/etc/exo/{folder}",
+            sample=sample,
             help="File that has it in one line instead, and that only its owner may read (chmod 600).",
         ),
     )
 
 
-def _variable(flag: str) -> str:
-    return f"EXO_{flag.lstrip('-').replace('-', '_').upper()}"
+def _variable(prefix: str, flag: str) -> str:
+    return prefix + flag.lstrip("-").replace("-", "_").upper()
