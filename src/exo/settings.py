@@ -7,12 +7,13 @@ from typing import Literal
 import msgspec
 
 from exo.cards import Dtype, Share
+from exo.notify import Supervisor
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`keepalive` is the seconds of silence after which a stream gets a comment, `grace` those that answers
     under way get at shutdown. `max_body` is in bytes. With a `key`, every request must carry it as a bearer
-    token."""
+    token. A `supervisor` is told how the server is."""
 
     host: str = "0.0.0.0"
     port: int = 52415
@@ -21,6 +22,7 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int = 8 << 20
     cors_origins: tuple[str, ...] = ()
     key: str | None = None
+    supervisor: Supervisor | None = None
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from exo.cli.nodes import nodes, spread
 from exo.cli.plan import plan
 from exo.cli.retired import RETIRED
 from exo.cli.serve import serve
+from exo.cli.service import install_service
 
 
 class Exo(commandline.Commands):
@@ -64,3 +65,4 @@ app.add_command(bench)
 app.add_command(cluster)
 app.add_command(config)
 app.add_command(doctor)
+app.add_command(install_service)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import click
 
-from exo import commandline
+from exo import commandline, notify
 from exo.cards import Dtype, Share
 from exo.cli import clusters, options
 from exo.cli.keys import CONFIG, SETTINGS
@@ -138,6 +138,7 @@ def node_settings(context: click.Context) -> tuple[Settings, ClusterSettings]:
             keepalive=given["keepalive"],
             cors_origins=given["cors_origin"],
             key=secrets.get("EXO_API_KEY"),
+            supervisor=notify.supervisor(os.environ, os.getpid()),
         ),
         auto=AutoSettings(quick=given["auto_quick"], reasoning=given["auto_reasoning"]),
         defaults=Defaults(

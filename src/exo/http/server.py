@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from exo.errors import NotReady
 from exo.http.desk import DESK, Desk
+from exo.notify import Reports
 from exo.settings import HttpSettings
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ async def serve(
     peers: tuple[socket.socket, ssl.SSLContext] | None = None,
 ) -> None:
     """Serves on the socket until `stop` is set; then takes nothing new, and lets answers end (see
-    `Desk.drain`). Closes the socket. `peers` is one more, for nodes of the cluster alone."""
+    `Desk.drain`). Closes the socket. `peers` is one more, for nodes of the cluster alone. A supervisor is
+    told of all that."""
     # Cancelled when their client leaves, streamed or not: `respond` relies on it to let go of hardware.
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=_aiohttp_log
@@ -56,16 +58,45 @@ async def serve(
     sites = [web.SockSite(runner, sock)]
     if peers:
         sites.append(web.SockSite(runner, peers[0], ssl_context=peers[1]))
+    desk, own = app[DESK], (sock.family, sock.getsockname())
     for site in sites:
         await site.start()
+    reports = Reports(desk.settings.supervisor, lambda: answers_itself(*own), desk.why_not_ready)
+    reporting = asyncio.create_task(reports.run())
     try:
         await stop.wait()
-        log.info("stopping: answers under way get %g s", app[DESK].settings.grace)
+        reports.stopping()
+        log.info("stopping: answers under way get %g s", desk.settings.grace)
         for site in sites:
             await site.stop()
-        await app[DESK].drain()
+        await desk.drain()
     finally:
+        reporting.cancel()
+        await asyncio.wait([reporting])
         await runner.cleanup()
+
+
+async def answers_itself(family: int, address: tuple[str | int, ...]) -> None:
+    """Returns once the server at `address` has answered a client of this machine. Raises `OSError` where it
+    does not."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    client = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(
+            client, (here.get(str(address[0]), address[0]), *address[1:])
+        )
+        reader, writer = await asyncio.open_connection(sock=client)
+    except BaseException:
+        client.close()
+        raise
+    try:
+        writer.write(b"GET /healthcheck HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        said = await reader.readline()
+        if b" 200 " not in said:
+            raise OSError(f"/healthcheck gives {said[:80]!r}")
+    finally:
+        writer.close()
 
 
 def stop_on_signals(desk: Desk) -> asyncio.Event:
