@@ -142,10 +142,10 @@ def test_a_load_that_fails_says_why_where_it_was_asked_for(
         home, "burning", [text("hi")], load=[wait(0.2), {"type": "fail", "message": "the disk broke"}]
     )
     burning = row(opened(page, start()), "burning")
-    burning.get_by_role("button", name="Load burning").click()
+    burning.get_by_role("button", name="Load burning", exact=True).click()
     expect(burning).to_contain_text("Loading…")
     expect(burning.get_by_role("alert")).to_contain_text("the disk broke")
-    expect(burning.get_by_role("button", name="Load burning")).to_be_enabled()
+    expect(burning.get_by_role("button", name="Load burning", exact=True)).to_be_enabled()
 
 
 def test_models_of_other_nodes_are_there_and_are_loaded_there(pair: Pair, page: Page, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_models_of_other_nodes_are_there_and_are_loaded_there(pair: Pair, page: 
     expect(far).to_contain_text("on board")
     expect(row(panel, "both")).to_contain_text("also on board")
     expect(far.get_by_role("button", name="Delete far")).to_have_count(0)
-    far.get_by_role("button", name="Load far").click()
+    far.get_by_role("button", name="Load far", exact=True).click()
     expect(far).to_contain_text("in memory on board")
     assert (loaded(desk), loaded(board)) == (set(), {"far"})
     expect(far.get_by_role("button", name="Unload far")).to_have_count(0)
@@ -255,8 +255,9 @@ def test_who_may_not_is_told_what_it_takes(page: Page, node: Node, watch: Watch)
     panel = opened(page, node)
     ask_for(panel, "qwen3-0.6b")
     expect(panel.get_by_role("alert").last).to_contain_text("set EXO_API_KEY here")
+    node.request("POST", "/api/generate", {"model": "exo-demo", "keep_alive": 0})
     demo = row(panel, "exo-demo")
-    demo.get_by_role("button", name="Load exo-demo").click()
+    demo.get_by_role("button", name="Load exo-demo", exact=True).click()
     expect(demo.get_by_role("alert")).to_contain_text("set EXO_API_KEY here")
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import select
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import pytest
 
 from exo.chat import Sampling
 from exo.errors import ConnectionLost, EngineFailed, ExoError
-from exo.shards import frames
+from exo.shards import frames, process
 from exo.shards.chain import Chain
 from exo.shards.frames import Done, Drawn, Failed, Free, Hidden, Step
 from exo.shards.link import Link
@@ -197,6 +199,28 @@ async def test_it_is_known_when_another_process_has_asked_last(start: Start) -> 
     assert 0 <= idle <= asyncio.get_running_loop().time() - asked_at + PATIENCE
     unlinked = await start(3, 6)
     assert await unlinked.idle() < PATIENCE
+
+
+async def test_one_that_ends_while_it_is_asked_is_idle(start: Start) -> None:
+    shard = await start(3, 6)
+    os.kill(shard.pid, signal.SIGSTOP)
+    asking = asyncio.create_task(shard.idle())
+    await asyncio.sleep(0)
+    os.kill(shard.pid, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        assert 0 < await asking < PATIENCE
+    assert await shard.idle() < PATIENCE
+
+
+async def test_one_that_does_not_answer_is_at_work(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_BUSY", 0.01)
+    shard = await start(3, 6)
+    os.kill(shard.pid, signal.SIGSTOP)
+    try:
+        assert await shard.idle() == 0
+    finally:
+        os.kill(shard.pid, signal.SIGCONT)
+    await shard.free(0)
 
 
 async def test_a_step_that_fails_in_another_process_fails_with_its_reason(start: Start) -> None:

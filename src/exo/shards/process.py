@@ -167,6 +167,8 @@ class ShardProcess:
                 reply, _ = await self._connection.ask(Idle(id=self._next_id()), b"")
         except TimeoutError:
             return 0.0
+        except ExoError:  # it has ended meanwhile
+            return since
         assert isinstance(reply, Rested)
         return min(since, reply.seconds)
 
