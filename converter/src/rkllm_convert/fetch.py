@@ -101,8 +101,8 @@ def _download(repository: str, commit: str, name: str) -> Path:
 
 def _failure(what: str, error: Exception) -> NotReady:
     said = str(error).strip().splitlines()
-    first = said[0] if said else type(error).__name__
+    first = (said[0] if said else type(error).__name__).rstrip(".")
     return NotReady(
-        f"{what} cannot be fetched: {first} Check its name; gated and private models want HF_TOKEN, and "
+        f"{what} cannot be fetched: {first}. Check its name; gated and private models want HF_TOKEN, and "
         "HF_ENDPOINT names a mirror. Run the same command again: what has come is kept."
     )
