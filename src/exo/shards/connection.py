@@ -66,21 +66,18 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def fail(self, cause: Callable[[], ExoError]) -> None:
-        """Tells everybody who waits, and whoever asks from now on."""
-        self._cause = cause
-        waiting, self._waiting = self._waiting, {}
+        """Tells everybody who waits, and whoever asks from now on: the process has ended."""
         if not self.opened.done():
             self.opened.set_exception(cause())
-        for reply in waiting.values():
-            if not reply.done():
-                reply.set_exception(cause())
+        self.give_up(cause)
+        self._waiting = {}
 
-    def give_up(self, error: ExoError) -> None:
+    def give_up(self, cause: Callable[[], ExoError]) -> None:
         """Tells everybody who waits, and whoever asks from now on. What is still replied is dropped."""
-        self._cause = lambda: type(error)(error.message, param=error.param)
+        self._cause = cause
         for reply in self._waiting.values():
             if not reply.done():
-                reply.set_exception(self._cause())
+                reply.set_exception(cause())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only

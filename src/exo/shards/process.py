@@ -201,7 +201,7 @@ class ShardProcess:
     def give_up(self, error: ExoError) -> None:
         """Fails all calls, those under way and those to come, with `error`: what it waits for itself, from
         another process, will not come."""
-        self._connection.give_up(error)
+        self._connection.give_up(lambda: type(error)(error.message, param=error.param))
 
     # Only for a shard with `ends`
 

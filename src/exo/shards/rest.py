@@ -41,14 +41,13 @@ class Rest:
     def add(self, link: Link) -> None:
         self._links.append(link)
 
-    def send(self, step: Step, hidden: memoryview) -> bool:
-        """Hidden states behind the first layers, on their way through the others. True, as the answer is
-        still to come. Raises `ConnectionLost` where one of the links is lost."""
+    def send(self, step: Step, hidden: memoryview) -> None:
+        """Hidden states behind the first layers, on their way through the others. Raises `ConnectionLost`
+        where one of the links is lost."""
         if self._lost:
             raise ConnectionLost("the connections between the layers' processes are lost")
         self._passing[step.id] = passing = _Passing(step.slot, step.position)
         self._pass_on(step.id, passing, hidden)
-        return True
 
     def free(self, free: Free) -> bool:
         """Has the others free a slot, too. Whether an answer is still to come."""

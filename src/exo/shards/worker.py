@@ -16,7 +16,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import msgspec
@@ -161,15 +162,14 @@ class Worker:
             if self._sources.get_key(link).events != events:
                 self._sources.modify(link, events, link)
 
-    def _over_links(self, send: Callable[[], bool]) -> bool:
-        """What `send` says: whether a reply is still to come, be it that the links are lost."""
+    @contextmanager
+    def _over_links(self) -> Iterator[None]:
+        """Where the links are lost over it, the node is told so of all that was under way."""
         try:
-            awaited = send()
+            yield
         except ConnectionError as error:
             self._lose(None, error)
-            return True
         self._watch()
-        return awaited
 
     def _lose(self, link: Link | None, error: Exception) -> None:
         """The first layers' worker can do nothing with the other links once one is lost."""
@@ -224,7 +224,10 @@ class Worker:
             case Free(id=id, slot=slot):
                 self._answers.pop(slot, None)
                 self._shard.free(slot)
-                return None if self._over_links(lambda: self._rest.free(message)) else (Done(id), None)
+                awaited = True
+                with self._over_links():
+                    awaited = self._rest.free(message)
+                return None if awaited else (Done(id), None)
             case frames.Link(id=id):
                 self._add_link()
                 return Done(id), None
@@ -234,7 +237,8 @@ class Worker:
     def _step_through(self, step: Step) -> None:
         """Through the layers here, and on to the others: the reply comes from there."""
         hidden = self._shard.forward(step.slot, step.position, self._shard.embed(step.tokens))
-        self._over_links(lambda: self._rest.send(step, _bytes_of(hidden)))
+        with self._over_links():
+            self._rest.send(step, _bytes_of(hidden))
 
     def _step(self, step: Step, payload: bytearray) -> Replied:
         shard, slot = self._shard, step.slot
