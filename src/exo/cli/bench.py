@@ -220,13 +220,10 @@ def _is_here(url: str) -> bool:
     """Whether the server is on this machine, whose energy is what its answers take."""
     from urllib.parse import urlsplit
 
-    import psutil
+    from exo.cluster.network import addresses
 
     host = urlsplit(url if "://" in url else f"http://{url}").hostname or ""
-    if host == "localhost" or host.startswith("127."):
-        return True
-    ours = {each.address.partition("%")[0] for name in psutil.net_if_addrs().values() for each in name}
-    return host in ours
+    return host in ("localhost", "::1") or host.startswith("127.") or host in map(str, addresses())
 
 
 @asynccontextmanager
