@@ -59,6 +59,9 @@ METERED = web.RequestKey("metered", bool)
 """Is set once a meter watches the request, which then counts its failure, too."""
 # Asked every few seconds for ever: a line each would wear out an SD card.
 _PROBES = frozenset({"/healthcheck", "/ready", "/metrics", "/v1/prometheus/targets"})
+# nginx's name for a client that leaves, who can be sent no status. One that leaves with its whole answer in
+# hand has been served.
+_LEFT = 499
 # What may be passed on in a header.
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -174,11 +177,13 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         response = await handler(request)
         record.status = response.status
         return response
-    except (asyncio.CancelledError, ConnectionError):
-        # The client left. 499 is nginx's name for it; nobody is there to be sent a status. One that leaves
-        # with its whole answer in hand has been served.
-        record.status = record.status or 499
+    except asyncio.CancelledError:
+        record.status = record.status or _LEFT
         raise
+    except ConnectionError as error:
+        # Between a client's leaving and the cancelling of its handler. aiohttp would take it for a defect.
+        record.status = record.status or _LEFT
+        raise asyncio.CancelledError from error
     finally:
         record.duration_ms = round((time.perf_counter() - began) * 1e3, 3)
         level = logging.DEBUG if request.path in _PROBES else logging.INFO
@@ -248,7 +253,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ConnectionError:
-        raise
+        if _has_left(request):
+            raise
+        return _defect(request)
     except ExoError as error:
         record, metrics = request[RECORD], request.app[DESK].metrics
         record.error = error.code
@@ -265,10 +272,19 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
     except Exception:
-        log.exception("request %s met a defect of this program", request[RECORD].id)
-        return error_answer(
-            request, ExoError("this is a defect of exo, and its log has the details; please report it")
-        )
+        return _defect(request)
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _defect(request: web.Request) -> web.Response:
+    """For what is being handled, and nobody foresaw."""
+    log.exception("request %s met a defect of this program", request[RECORD].id)
+    return error_answer(
+        request, ExoError("this is a defect of exo, and its log has the details; please report it")
+    )
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> ExoError:
