@@ -36,7 +36,8 @@ OPEN = """
 """.replace("\n", "|").split("|")  # fmt: skip
 
 CLOSED = """
-    POST /v1/load|POST /v1/spread|POST /download|DELETE /v1/models/hello|DELETE /models/hello|POST /quit
+    POST /v1/load|POST /v1/spread|POST /download|DELETE /download/hello|POST /quit
+    DELETE /v1/models/hello|DELETE /models/hello
     POST /api/pull|POST /api/create|DELETE /api/delete|POST /api/copy|POST /api/push
     HEAD /api/blobs/sha256:0|POST /api/blobs/sha256:0|GET /metrics|GET /v1/prometheus/targets
     GET /v1/cluster/plan|POST /v1/cluster/shard|GET /v1/cluster/shard/link

@@ -142,6 +142,26 @@ async def test_what_fails_is_a_status_before_and_in_the_progress_after_it_has_be
     node.line("the download of user/tiny failed")
 
 
+async def test_a_download_is_stopped_with_what_has_come_and_a_failure_forgotten(
+    hub: Mirror, node: Node
+) -> None:
+    hub.held["tiny.gguf"] = asyncio.Event()
+    assert (await asked(node, "DELETE", f"/download/{ID}")).status == 404
+    await asked(node, "POST", "/download", {"model": ID})
+    await until(node, lambda shown: any(each["downloaded_bytes"] for each in shown.values()))
+    stopped = await asked(node, "DELETE", f"/download/{ID}")
+    assert stopped.json() == {"status": "success", "message": f"Download stopped for model: {ID}"}
+    assert await progress(node) == {}
+    (left,) = weights(node.home)
+    assert left.startswith("user/.tiny.partial/")
+    hub.held["tiny.gguf"].set()
+    hub.tag = "0" * 64
+    await asked(node, "POST", "/download", {"model": ID})
+    await until(node, lambda shown: any("error" in each for each in shown.values()))
+    assert (await asked(node, "DELETE", f"/download/{ID}")).status == 200
+    assert await progress(node) == {}
+
+
 async def test_a_known_model_that_is_not_here_says_how_to_get_it(node: Node) -> None:
     answer = await elsewhere(lambda: node.chat("qwen3-0.6b"))
     assert answer.status == 404
@@ -149,7 +169,7 @@ async def test_a_known_model_that_is_not_here_says_how_to_get_it(node: Node) -> 
 
 
 async def test_only_the_owner_downloads_and_deletes(hub: Mirror, node: Node) -> None:
-    for method, path in (("POST", "/download"), ("DELETE", f"/models/{ID}")):
+    for method, path in (("POST", "/download"), ("DELETE", f"/download/{ID}"), ("DELETE", f"/models/{ID}")):
         refused = await elsewhere(
             lambda method=method, path=path: node.request(  # type: ignore[misc]
                 method, path, {"model": ID}, {"X-Forwarded-For": "10.0.0.9"}

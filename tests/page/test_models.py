@@ -230,6 +230,27 @@ def test_what_cannot_be_downloaded_says_why(hub: Hub, getter: Node, page: Page, 
     expect(downloads(panel)).to_be_hidden()
 
 
+def test_a_download_is_stopped_and_gone_on_with_or_discarded(
+    hub: Hub, getter: Node, page: Page, watch: Watch
+) -> None:
+    watch.allow("404")
+    hub.hold()
+    panel = opened(page, getter)
+    ask_for(panel, ID)
+    bar = downloads(panel).get_by_role("progressbar", name=f"Download of {ID}")
+    expect(bar).to_have_attribute("aria-valuenow", HALF)
+    for _ in range(2):
+        downloads(panel).get_by_role("button", name=f"Stop the download of {ID}").click()
+        expect(downloads(panel)).to_contain_text("Stopped; what has come is kept")
+        expect(bar).to_be_hidden()
+        downloads(panel).get_by_role("button", name=f"Go on with the download of {ID}").click()
+        expect(bar).to_have_attribute("aria-valuenow", re.compile(r"\d"))
+    downloads(panel).get_by_role("button", name=f"Stop the download of {ID}").click()
+    downloads(panel).get_by_role("button", name=f"Discard the download of {ID}").click()
+    expect(downloads(panel)).to_be_hidden()
+    assert [path for path in (getter.home / "models").rglob("*") if path.is_file()] == []
+
+
 def test_a_download_that_fails_is_tried_again_or_discarded(
     hub: Hub, getter: Node, page: Page, watch: Watch
 ) -> None:
@@ -240,6 +261,11 @@ def test_a_download_that_fails_is_tried_again_or_discarded(
     failed = downloads(panel)
     expect(failed.get_by_role("alert")).to_contain_text("checksum")
     failed.get_by_role("button", name=f"Discard the download of {ID}").click()
+    expect(failed).to_be_hidden()
+    # The node has forgotten it, too.
+    panel = opened(page, getter)
+    expect(panel.get_by_role("list", name="Models to download").get_by_role("listitem")).to_have_count(5)
+    failed = downloads(panel)
     expect(failed).to_be_hidden()
     ask_for(panel, ID)
     expect(failed.get_by_role("alert")).to_contain_text("checksum")

@@ -57,6 +57,7 @@ def test_every_route_is_there() -> None:
         "/v1/load",
         "/v1/spread",
         "/download",
+        "/download/{id}",
         "/v1/download/progress",
         "/modelpool",
         "/initial_models",

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from aiohttp import web
 
-from exo.http.app import RECORD, body_of, json_answer, owner_only
+from exo.http.app import RECORD, body_of, json_answer
+from exo.http.callers import owner_only
 from exo.http.desk import DESK
 from exo.store import families
 from exo.store.catalogue import Catalogue
@@ -19,6 +20,7 @@ def routes(shelf: Catalogue) -> Sequence[web.AbstractRouteDef]:
     handlers = _Handlers(shelf)
     return [
         web.post("/download", handlers.download),
+        web.delete("/download/{id:.+}", handlers.stop),
         web.get("/v1/download/progress", handlers.progress),
         web.get("/modelpool", handlers.pool),
         web.get("/initial_models", handlers.initial),
@@ -39,6 +41,13 @@ class _Handlers:
         http[RECORD].model = call.model
         model = await self._shelf.start_pull(call.model)
         return json_answer(wire.answer(f"Download started for model: {model}"))
+
+    async def stop(self, http: web.Request) -> web.StreamResponse:
+        """Stops a download, or forgets that it failed; what has come is kept."""
+        owner_only(http)
+        model = http[RECORD].model = http.match_info["id"]
+        await self._shelf.downloads.stop(model)
+        return json_answer(wire.answer(f"Download stopped for model: {model}"))
 
     async def progress(self, http: web.Request) -> web.StreamResponse:
         found = {model: _shown(download) for model, download in self._shelf.downloads.items()}

@@ -119,7 +119,7 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
         """Takes the model's files off the disk, and its folder if it had one; also what is here of a model
         that is not whole. Raises `ModelNotFound`, and `Forbidden` for the bundled model."""
         if model in self.downloads and not self.downloads[model].task.done():
-            raise NotReady(f"model '{model}' is being downloaded", param="model")
+            raise NotReady(f"model '{model}' is being downloaded; stop that first", param="model")
         path = self._models[model][1] if model in self._models else self.unfinished.get(model)
         if path is None:
             raise ModelNotFound(f"model '{model}' is not here", param="model")

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 
 from exo.cards import Progress
-from exo.errors import ExoError, NotReady
+from exo.errors import ExoError, NotFound, NotReady
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,14 @@ class Downloads(Mapping[str, Download]):
             async for _ in steps:
                 if download.going:
                     break
+
+    async def stop(self, model: str) -> None:
+        """Stops one that is under way, whoever watches it, and forgets one that failed; what has come stays
+        for the next time. Raises `NotFound` where there is neither."""
+        if model not in self._downloads:
+            raise NotFound(f"'{model}' is not being downloaded; /v1/download/progress lists what is")
+        await self._downloads[model].stop()
+        self._downloads.pop(model, None)
 
     async def close(self) -> None:
         """Stops all of them; what has come stays for the next time."""

@@ -9,7 +9,12 @@ const SEEN = 1000;
 const UNSEEN = 5000;
 const OTHERS = 10_000;
 
-/** @typedef {import("./panel-shelf.js").Going & {here?: boolean}} Row `here` once it has ended well */
+const STOPPED = "Stopped; what has come is kept";
+
+/**
+ * @typedef {import("./panel-shelf.js").Going & {here?: boolean, stopped?: boolean}} Row
+ *   `here` once it has ended well, `stopped` where that was asked for on this page
+ */
 
 export class Downloads {
   element = h("section", { class: "downloads", hidden: true, "aria-label": "Downloads" });
@@ -18,8 +23,6 @@ export class Downloads {
   #list;
   /** @type {Row[]} */
   #rows = [];
-  /** Failures that were put away: the node tells of them until it is asked again. @type {Set<string>} */
-  #dismissed = new Set();
   #open = false;
   #timer = 0;
   #looking = false;
@@ -36,7 +39,7 @@ export class Downloads {
 
   /** Ids of the models that are on their way. @returns {Set<string>} */
   get models() {
-    return new Set(this.#rows.filter((each) => !each.error && !each.here).map((each) => each.model));
+    return new Set(this.#rows.filter(onItsWay).map((each) => each.model));
   }
 
   open() {
@@ -52,25 +55,31 @@ export class Downloads {
   /** Begins one, or goes on with one that failed. Raises `ApiError`. @param {string} name */
   async start(name) {
     await this.#app.api.post("/download", { model: name });
-    // The same failure is another one the next time.
-    this.#dismissed.clear();
     this.#app.announce(`The download of ${name} has begun`);
     await this.#look();
   }
 
-  /** Puts a failure away, with what has come of the model. Raises `ApiError`. @param {Row} row */
-  async discard(row) {
-    try {
-      await this.#app.api.del(`/models/${path(row.model)}`);
-    } catch (/** @type {any} */ error) {
-      // Nothing of it had come.
-      if (error.status !== 404) throw error;
-    }
-    this.#dismissed.add(mark(row));
-    this.#show(this.#rows);
+  /** Stops one, so that it can be gone on with. Raises `ApiError`. @param {Row} row */
+  async stop(row) {
+    await this.#app.api.del(`/download/${path(row.model)}`);
+    this.#app.announce(`The download of ${row.model} is stopped`);
+    this.#show(this.#rows.map((each) => (each.model === row.model ? { ...each, stopped: true } : each)));
   }
 
-  /** Puts one away that has ended well. @param {string} model */
+  /** Puts away one that failed or was stopped, with what has come of it. Raises `ApiError`. @param {Row} row */
+  async discard(row) {
+    // Neither has to be there: who has stopped it is forgotten by the node, and nothing may have come.
+    for (const there of [`/download/${path(row.model)}`, `/models/${path(row.model)}`]) {
+      try {
+        await this.#app.api.del(there);
+      } catch (/** @type {any} */ error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+    this.dismiss(row.model);
+  }
+
+  /** Puts one away that has ended. @param {string} model */
   dismiss(model) {
     this.#show(this.#rows.filter((each) => each.model !== model));
   }
@@ -89,7 +98,7 @@ export class Downloads {
       const told = goings(await this.#app.api.get("/v1/download/progress"));
       const ended = [...this.models].filter((model) => !told.some((each) => each.model === model));
       const here = ended.length ? await this.#arrived(ended) : [];
-      const kept = this.#rows.filter((each) => each.here && !told.some(({ model }) => model === each.model));
+      const kept = this.#rows.filter((each) => (each.here || each.stopped) && !told.some(({ model }) => model === each.model));
       this.#show([...told, ...kept, ...here]);
     } catch (/** @type {any} */ error) {
       // That the node does not answer, or wants a key, is said elsewhere; the next look tells what came of it.
@@ -114,16 +123,15 @@ export class Downloads {
   #show(rows) {
     const before = [...this.models].join();
     this.#rows = rows;
-    const shown = rows.filter((each) => !this.#dismissed.has(mark(each)));
-    this.#list.show(shown);
-    this.element.hidden = !shown.length;
+    this.#list.show(rows);
+    this.element.hidden = !rows.length;
     if ([...this.models].join() !== before) this.#onChange();
   }
 }
 
 /** @param {Row} row */
-function mark({ model, error }) {
-  return `${model}\n${error}`;
+function onItsWay({ error, here, stopped }) {
+  return !(error || here || stopped);
 }
 
 /** A model's id in a path: its slashes stay. @param {string} model */
@@ -139,23 +147,24 @@ function downloadRow(app, downloads) {
   const facts = h("p", { class: "row-facts muted" });
   const problem = h("p", { class: "note", "data-level": "danger", role: "alert" });
   const drawn = bar("progressbar", "");
+  const stop = button({ text: "Stop", onclick: act(() => downloads.stop(row)) });
   const retry = button({ text: "Retry", icon: "retry", onclick: act(() => downloads.start(row.model)) });
   const discard = button({ text: "Discard", onclick: act(() => downloads.discard(row)) });
   const use = button({ text: "Use", class: "accent", onclick: () => app.chooseModel(row.model) });
   const dismiss = button({ icon: "close", label: "Dismiss", class: "quiet", onclick: () => downloads.dismiss(row.model) });
-  const actions = h("div", { class: "row-actions" }, retry, discard, use, dismiss);
+  const actions = h("div", { class: "row-actions" }, stop, retry, discard, use, dismiss);
   const element = h("li", { class: "row" }, name, drawn.element, facts, problem, actions);
 
   /** @param {() => Promise<void>} work */
   function act(work) {
     return async () => {
-      retry.disabled = discard.disabled = true;
+      stop.disabled = retry.disabled = discard.disabled = true;
       try {
         await work();
       } catch (error) {
         sayOrHide(problem, reason(error));
       }
-      retry.disabled = discard.disabled = false;
+      stop.disabled = retry.disabled = discard.disabled = false;
     };
   }
 
@@ -163,18 +172,20 @@ function downloadRow(app, downloads) {
     const news = !row || row.error !== now.error;
     row = now;
     say(name, row.model);
-    drawn.element.hidden = Boolean(row.error || row.here);
+    drawn.element.hidden = !onItsWay(row);
     drawn.element.setAttribute("aria-label", `Download of ${row.model}`);
     const far = farOf(row, app);
     drawn.set(row.total ? row.done / row.total : null, far);
-    sayOrHide(facts, row.error ? "" : row.here ? `It is here: ${app.formatBytes(row.total)}` : far);
+    sayOrHide(facts, row.error ? "" : row.here ? `It is here: ${app.formatBytes(row.total)}` : row.stopped ? STOPPED : far);
     if (news) sayOrHide(problem, row.error);
-    for (const each of [retry, discard]) each.hidden = !row.error;
+    stop.hidden = !onItsWay(row);
+    say(/** @type {HTMLElement} */ (retry.lastElementChild), row.stopped ? "Go on" : "Retry");
+    for (const each of [retry, discard]) each.hidden = !(row.error || row.stopped);
     for (const each of [use, dismiss]) each.hidden = !row.here;
-    retry.setAttribute("aria-label", `Retry the download of ${row.model}`);
+    stop.setAttribute("aria-label", `Stop the download of ${row.model}`);
+    retry.setAttribute("aria-label", `${row.stopped ? "Go on with" : "Retry"} the download of ${row.model}`);
     discard.setAttribute("aria-label", `Discard the download of ${row.model}`);
     use.setAttribute("aria-label", `Use ${row.model}`);
-    actions.hidden = !(row.error || row.here);
   }
 
   return { element, update };

@@ -28,6 +28,16 @@ def paths() -> Json:
     download = asking("download", "Download a model in the background", downloads.DownloadBody, answer)
     return {
         "/download": {"post": download},
+        "/download/{id}": {
+            "delete": reading(
+                "stopDownload",
+                "Stop a download, or forget that it failed; what has come is kept",
+                downloads.DownloadAnswer,
+                403,
+                404,
+            ),
+            "parameters": [ID],
+        },
         "/v1/download/progress": {"get": progress},
         "/modelpool": {"get": pool},
         "/initial_models": {"get": initial},
