@@ -168,8 +168,14 @@ def test_systemd_s_own_tools_make_the_users_and_enable_the_units(tmp_path: Path)
         assert stat.S_IMODE((tmp_path / path.relative_to("/")).stat().st_mode) == 0o644
     assert ("systemctl", "restart", "rkllama.service", "exo-rkllm.service") in ran
     installed = msgspec.structs.replace(BOARD, installed=frozenset(FILES))
+    units = tmp_path / "etc/systemd/system"
+    (units / "rkllama.service.d" / "override.conf").write_text("[Service]\n")
     carry_out(removal(installed), tmp_path, ran.append)  # type: ignore[arg-type]
     assert not [path for path in FILES if (tmp_path / path.relative_to("/")).exists()]
+    # Nothing is left of it, and everything of what the owner has put there.
+    left = {str(path.relative_to(units)) for path in units.rglob("*") if "wants" not in str(path)}
+    assert left == {"rkllama.service.d", "rkllama.service.d/override.conf"}
+    assert (tmp_path / "etc/sysusers.d").is_dir()
 
 
 def test_the_first_step_that_fails_ends_it_with_what_it_said(tmp_path: Path) -> None:
@@ -207,6 +213,14 @@ def test_a_dry_run_shows_every_file_and_command(machine: Machine) -> None:
         *(f"run {command}" for command in commands(machine)),
     ]
     assert "    ExecStart=/opt/exo/bin/exo serve --disable-tui" in shown.output.splitlines()
+
+
+def test_it_is_told_how_the_service_is_spoken_to() -> None:
+    told = service.done(PC)
+    assert told.startswith("exo-rkllm.service runs. ")
+    assert "runuser -u exo -- env HOME=/var/lib/exo EXO_HOME=/var/lib/exo /opt/exo/bin/exo pull MODEL" in told
+    assert service.done(BOARD, "llm").startswith("rkllama.service and exo-rkllm.service run. ")
+    assert "runuser -u llm " in service.done(BOARD, "llm")
 
 
 def test_without_root_the_command_to_run_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

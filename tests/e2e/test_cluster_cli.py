@@ -1,6 +1,7 @@
 """The commands about the cluster, as they are typed: alone, and on machines of a network."""
 
 import json
+import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -63,6 +64,14 @@ def test_a_cluster_is_begun(first: Path) -> None:
     assert "this machine can invite" in shown.stdout
     assert "nodes of its cluster's name that have a certificate of this CA" in shown.stdout
     assert "cannot reach http://127.0.0.1:1" in shown.stdout
+
+
+def test_what_root_makes_belongs_to_whom_the_home_does(tmp_path: Path) -> None:
+    owner = 65534 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    assert run(tmp_path, "cluster", "init").returncode == 0
+    made = [tmp_path / "cluster", *(tmp_path / "cluster").iterdir()]
+    assert {path.stat().st_uid for path in made} == {owner}
 
 
 def test_what_to_do_next_is_said(tmp_path: Path) -> None:

@@ -215,14 +215,19 @@ def _is_in_use(folder: Path) -> bool:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder that only its owner reads, which takes the place of `folder` once it is filled. Raises
-    `BadRequest` where it cannot be written; what is there stays then."""
+    """A new folder that only its owner reads, which takes the place of `folder` once it is filled. What root
+    makes belongs to whom the place of the folder does: a service could not read it else. Raises `BadRequest`
+    where it cannot be written; what is there stays then."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             new, old = Path(beside, "new"), Path(beside, "old")
             new.mkdir(mode=0o700)
             yield new
+            if os.geteuid() == 0:
+                owner = folder.parent.stat()
+                for path in (new, *new.iterdir()):
+                    os.chown(path, owner.st_uid, owner.st_gid)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)

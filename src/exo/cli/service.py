@@ -1,7 +1,7 @@
 """`exo install-service`: the node, and on a board its NPU server, as services of systemd.
 
-What is to be done is planned as values, and carried out by `carry_out`. That the units run under systemd, and
-that they reach a board's NPU, could not be tried where this was made; systemd-analyze finds nothing wrong.
+What is to be done is planned as values, and carried out by `carry_out`. The units were run by a systemd, on
+machines made of namespaces (tests/deploy/test_guide.py). That they reach a board's NPU could not be tried.
 """
 
 import os
@@ -108,10 +108,25 @@ def install_service(dry_run: bool, user: str | None, uninstall: bool) -> None:
         command = shlex.join(["sudo", str(machine.programs / "exo"), "install-service", *arguments])
         raise NotReady(f"only root may change services: {command}")
     carry_out(steps)
-    if uninstall:
-        click.echo("The services are gone. Users, /etc/exo, /var/lib/exo and /var/lib/rkllama are left.")
-    else:
-        click.echo(f"{' and '.join(_services(machine))} run. journalctl -fu {NODE} shows what they say.")
+    click.echo(_GONE if uninstall else done(machine, user))
+
+
+_GONE = (
+    "The services are gone. Users, /etc/exo, /var/lib/exo and /var/lib/rkllama are left; docs/DEPLOYMENT.md "
+    "has the commands that take them away, too."
+)
+
+
+def done(machine: Machine, user: str | None = None) -> str:
+    """For people: what runs now, and how it is spoken to."""
+    services = _services(machine)
+    command = (
+        f"runuser -u {user or 'exo'} -- env HOME=/var/lib/exo EXO_HOME=/var/lib/exo {machine.programs}/exo"
+    )
+    return (
+        f"{' and '.join(services)} {'run' if len(services) > 1 else 'runs'}. journalctl -fu {NODE} shows "
+        f"what the node says.\nCommands that write for it have to be its own user's: {command} pull MODEL"
+    )
 
 
 def look() -> Machine:
@@ -216,9 +231,19 @@ def carry_out(
                     place.write_text(text)
                     place.chmod(0o644)
                 case Remove(path):
-                    (under / path.relative_to("/")).unlink(missing_ok=True)
+                    place = under / path.relative_to("/")
+                    place.unlink(missing_ok=True)
+                    # A unit's own folder, in which the owner may have put a file of his (`systemctl edit`).
+                    if place.parent.suffix == ".d" and place.parent.parent.name == "system":
+                        _leave(place.parent)
         except OSError as error:
             raise NotReady(f"{shown(step).splitlines()[0]}: {error.strerror}") from error
+
+
+def _leave(folder: Path) -> None:
+    """Takes a folder away that nothing is in."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _run(step: Run) -> None:
