@@ -45,7 +45,24 @@ def test_a_token_that_is_not_allowed_is_an_error(vocabulary: Vocabulary) -> None
         kept.completed_by(c)
 
 
-@pytest.mark.parametrize("form", ["root ::= (", "hello", "", "%llguidance {}\nstart: no\n"])
+def test_a_form_that_is_too_large_is_refused_where_that_shows(vocabulary: Vocabulary) -> None:
+    kept = Form('root ::= "a"{1000000}', vocabulary)
+    (a,) = vocabulary.encode("a")
+    with pytest.raises(BadRequest, match="too large to be followed"):
+        kept.completed_by(a)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "root ::= (",
+        "hello",
+        "",
+        "%llguidance {}\nstart: no\n",
+        "root ::= root",
+        '%llguidance {}\nstart: %json {"$ref": "#"}\n',
+    ],
+)
 def test_what_is_no_form_is_refused(vocabulary: Vocabulary, form: str) -> None:
     with pytest.raises(BadRequest, match="the grammar") as refused:
         Form(form, vocabulary)

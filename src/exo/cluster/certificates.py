@@ -21,12 +21,15 @@ import msgspec
 
 from exo.cluster.settings import TlsFiles
 from exo.errors import BadRequest, NotReady
+from exo.private import exposed
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _YEARS = 20
+# What looks for blocks takes time that grows with the square of the length.
+_MOST = 64 << 10
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----\s*", re.DOTALL)
 
 
@@ -117,14 +120,18 @@ def write_ca(folder: Path, ca: Identity) -> CaFiles:
 
 
 def read_ca(folder: Path) -> Identity:
-    """Raises `NotReady` if there is none."""
+    """Raises `NotReady` if there is none, or others can read its key."""
     files = ca_files(folder)
     try:
-        return Identity(files.certificate.read_bytes(), files.key.read_bytes())
+        ca = Identity(files.certificate.read_bytes(), files.key.read_bytes())
+        remedy = exposed(files.key, files.key.stat())
     except OSError as error:
         raise NotReady(
             f"{error.filename}: {error.strerror}; the CA is on the machine where 'exo cluster init' was run"
         ) from error
+    if remedy:
+        raise NotReady(f"others can read {files.key}, with which they could let machines in: {remedy}")
+    return ca
 
 
 def pack(bundle: Bundle) -> bytes:
@@ -134,6 +141,8 @@ def pack(bundle: Bundle) -> bytes:
 
 def unpack(content: bytes) -> Bundle:
     """Raises `BadRequest` for what is no bundle, or one whose parts do not belong together."""
+    if len(content) > _MOST:
+        raise BadRequest(f"no join bundle: those are a few thousand bytes, and this is {len(content)}")
     kinds = [match[1].decode() for match in _BLOCK.finditer(content)]
     if kinds != ["PRIVATE KEY", "CERTIFICATE", "CERTIFICATE"]:
         raise BadRequest(

@@ -59,7 +59,7 @@ def read(path: Path) -> Script:
     """Reads a script file. Raises `EngineFailed` naming the file and what is wrong in it."""
     try:
         script = msgspec.json.decode(path.read_bytes(), type=Script)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineFailed(f"{path}: not a script: {error}") from error
     for step in (*script.steps, *script.load):
         if isinstance(step, Fail) and step.code not in BY_CODE:

@@ -6,7 +6,7 @@ As transformers and huggingface.co lay such folders out: `chat_template.jinja` o
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -43,8 +43,22 @@ class _ConfigFile(msgspec.Struct):
     add_bos_token: bool | None = None
 
 
+class _Special(msgspec.Struct):
+    id: str
+
+
+class _Piece(msgspec.Struct):
+    SpecialToken: _Special | None = None
+
+
+class _Processor(msgspec.Struct):
+    type: str = ""
+    single: list[_Piece] | None = None
+    processors: "list[_Processor] | None" = None
+
+
 class _TokenizerFile(msgspec.Struct):
-    post_processor: dict[str, Any] | None = None
+    post_processor: _Processor | None = None
 
 
 def texts(folder: Path) -> Texts:
@@ -72,18 +86,18 @@ def _template(folder: Path, config: _ConfigFile) -> str:
 
 def _post_processed(path: Path, bos: str) -> bool:
     """Whether the tokenizer itself puts `bos` before a text."""
-    processor = _decoded(path, _TokenizerFile).post_processor or {}
-    for each in processor.get("processors", [processor]):
-        if each.get("type") == "TemplateProcessing":
-            first = (each.get("single") or [{}])[0]
-            return bool(first.get("SpecialToken", {}).get("id") == bos)
+    processor = _decoded(path, _TokenizerFile).post_processor or _Processor()
+    for each in [processor] if processor.processors is None else processor.processors:
+        if each.type == "TemplateProcessing":
+            first = each.single[0].SpecialToken if each.single else None
+            return first is not None and first.id == bos
     return False
 
 
 def _decoded(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineFailed(f"{path} cannot be used: {error}") from error
 
 

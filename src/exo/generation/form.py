@@ -4,6 +4,7 @@ engine that sees to that itself, whether it did.
 This module imports llguidance and numpy; those who may do without import it when they need it.
 """
 
+import re
 from functools import cache
 
 import numpy as np
@@ -14,9 +15,13 @@ from exo.errors import BadRequest, EngineFailed
 from exo.generation.sampler import Allowed
 from exo.generation.vocabulary import Vocabulary
 
+# llguidance's words for what has come to its limits, which may show behind some tokens only.
+_TOO_COMPLEX = re.compile(r"[Tt]oo (many|large|complex)\b.*\blimit")
+
 
 class Form:
-    """A grammar, and how far the answer has come in it."""
+    """A grammar, and how far the answer has come in it. Raises `BadRequest` for one that nothing can keep
+    to."""
 
     def __init__(self, form: str, vocabulary: Vocabulary) -> None:
         lark = form if form.startswith("%llguidance") else _from_gbnf(form)
@@ -24,6 +29,12 @@ class Form:
             raise BadRequest(f"the grammar cannot be enforced: {why.splitlines()[0]}", param="grammar")
         self._size = vocabulary.size
         self._matcher = LLMatcher(vocabulary.for_grammars, lark, log_level=0)
+        try:
+            self.allowed()
+        except EngineFailed as error:
+            # One that never ends is only found where the first token is looked for.
+            why = "the grammar cannot be enforced: no text keeps to it"
+            raise BadRequest(why, param="grammar") from error
 
     def allowed(self) -> Allowed:
         """Which tokens may come next, the ends of the answer among them where it is complete."""
@@ -45,6 +56,8 @@ class Form:
             reason = str(matcher.stop_reason())
         else:
             return
+        if _TOO_COMPLEX.search(reason):
+            raise BadRequest(f"the grammar is too large to be followed: {reason}", param="grammar")
         raise EngineFailed(f"the grammar could not be followed any further: {reason}")
 
 

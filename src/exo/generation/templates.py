@@ -8,17 +8,19 @@ from typing import Any, NoReturn
 
 import msgspec
 from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exo.chat import ChatRequest, Message, Tool, ToolCall
 from exo.errors import BadRequest, EngineFailed
+from exo.generation import sandbox
 from exo.text.calls import style_of
 from exo.text.thoughts import THINK, tags_of
 
 _SWITCH = "enable_thinking"
 # Qwen3's soft switches: a word by itself, at either end of a message.
 _SOFT = re.compile(r"\A/(?P<first>no_)?think(?:\s|\Z)|(?:\A|\s)/(?P<last>no_)?think\s*\Z")
+
+# What a program of Jinja's does that has a fault; each of these is Python's.
+_FAULTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -31,7 +33,8 @@ class Rendered(msgspec.Struct, frozen=True):
 
 
 class ChatTemplate:
-    """A compiled template. It comes with the model, so it runs in Jinja's sandbox.
+    """A compiled template. It comes with the model, so it runs in Jinja's sandbox, and within bounds (see
+    `sandbox`).
 
     The environment is what transformers gives templates (documented under "chat templating"): trimmed
     blocks, `raise_exception`, `strftime_now`, `tojson` that keeps order and does not escape for HTML.
@@ -39,15 +42,16 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         """Raises `EngineFailed` where the source is no template."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
+        if len(source) > sandbox.MOST_SOURCE:
+            raise EngineFailed(f"the model's chat template is longer than {sandbox.MOST_SOURCE} characters")
+        environment = sandbox.environment()
+        environment.add_filter("tojson", _tojson)
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
         try:
             self._template = environment.from_string(source)
-        except TemplateError as error:
+        except (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            # The others are Python's, for what a template was made into: blocks within blocks within blocks.
             raise EngineFailed(f"the model's chat template is broken: {error}") from error
         self._tokens = {"bos_token": bos, "eos_token": eos}
         tags = tags_of(source)
@@ -62,22 +66,28 @@ class ChatTemplate:
         """The prompt of a conversation.
 
         Raises `BadRequest` for what the template cannot express: thinking it cannot switch, tools it does
-        not know, an order of roles it refuses.
+        not know, an order of roles it refuses. `EngineFailed` where it has a fault, or does not end.
         """
         if request.tools and not self.style:
             raise BadRequest("this model's chat template takes no tools", param="tools")
         thinking = self._thinking(request)
         options = {} if thinking is None else {_SWITCH: thinking}
         try:
-            prompt = self._template.render(
-                messages=[_message(message) for message in self._messages(request)],
-                tools=[_tool(tool) for tool in request.tools] or None,
-                add_generation_prompt=True,
+            given = {
+                "messages": [_message(message) for message in self._messages(request)],
+                "tools": [_tool(tool) for tool in request.tools] or None,
+                "add_generation_prompt": True,
                 **self._tokens,
                 **options,
-            )
+            }
+            prompt = self._template.render(sandbox.variables(given))
+        except sandbox.TooMuch as error:
+            raise EngineFailed(f"the model's chat template was stopped: {error}") from error
         except TemplateError as error:
             raise BadRequest(f"the model's chat template refuses this: {error}", param="messages") from error
+        except _FAULTS as error:
+            what = f"{type(error).__name__}: {error}"
+            raise EngineFailed(f"the model's chat template fails at this conversation: {what}") from error
         opened = prompt.rstrip().endswith(self.tags.begin)
         return Rendered(prompt, opened, opened or (self._thinks and thinking is not False))
 

@@ -169,5 +169,5 @@ def _ends(folder: Path, added: Sequence[_Added]) -> frozenset[int]:
 def _decoded(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineFailed(f"{path} cannot be used: {error}") from error

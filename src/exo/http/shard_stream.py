@@ -79,6 +79,8 @@ class Frames(Generic[T]):
             head = await self._exactly(HEAD.size, patience)
             if not head:
                 return None
+            if len(head) < HEAD.size:
+                raise ConnectionResetError("the connection ended within a frame")
             header_bytes, payload_bytes = HEAD.unpack(head)
             if header_bytes > MOST_HEADER or payload_bytes > MOST_PAYLOAD:
                 raise BadRequest(
@@ -91,7 +93,7 @@ class Frames(Generic[T]):
                 raise ConnectionResetError("the connection ended within a frame")
         try:
             return self._decoder.decode(header), payload
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadRequest(f"a message between nodes is not understood: {error}") from error
 
     async def _exactly(self, size: int, patience: asyncio.Timeout) -> bytes:

@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         try:
             while len(self._received) >= self._wanted:
                 self._take_next()
-        except (ExoError, LookupError, ValueError) as error:
+        except (ExoError, LookupError, ValueError, RecursionError) as error:
             self.error = EngineFailed(f"a shard's process says what is none of its messages: {error}")
             self._transport.abort()
 

@@ -117,7 +117,10 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
 
     def delete(self, model: str) -> None:
         """Takes the model's files off the disk, and its folder if it had one; also what is here of a model
-        that is not whole. Raises `ModelNotFound`, and `Forbidden` for the bundled model."""
+        that is not whole. Raises `ModelNotFound`, `Forbidden` for the bundled model, and `NotReady` for a
+        disk that does not take it."""
+        from exo.store.hub import errors_of_the_disk
+
         if model in self.downloads and not self.downloads[model].task.done():
             raise NotReady(f"model '{model}' is being downloaded; stop that first", param="model")
         path = self._models[model][1] if model in self._models else self.unfinished.get(model)
@@ -126,13 +129,16 @@ class Catalogue(Mapping[str, tuple[ModelCard, Path]]):
         if BUNDLED in path.parents:
             raise Forbidden(f"model '{model}' came with this program and cannot be deleted", param="model")
         folder = path if path.is_dir() else path.parent
-        if path.is_file():
-            path.unlink()
-        if folder not in self._folders:
-            shutil.rmtree(folder)
-            user = folder.parent
-            if user not in self._folders and not any(user.iterdir()):
-                user.rmdir()
+        with errors_of_the_disk(folder):
+            if folder in self._folders:
+                path.unlink()
+            elif folder.is_symlink():
+                folder.unlink()  # what it leads to is not this folder's
+            else:
+                shutil.rmtree(folder)
+                user = folder.parent
+                if user not in self._folders and not user.is_symlink() and not any(user.iterdir()):
+                    user.rmdir()
         self.scan()
 
     def create(self, model: str, recipe: Recipe) -> None:

@@ -174,7 +174,7 @@ def decode_spread_answer(body: bytes) -> SpreadAnswer:
     _raise_failure(body)
     try:
         return msgspec.json.decode(body, type=SpreadAnswer)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_understood(body) from error
 
 
@@ -183,14 +183,14 @@ def decode_load_answer(body: bytes) -> LoadAnswer:
     _raise_failure(body)
     try:
         return msgspec.json.decode(body, type=LoadAnswer)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_understood(body) from error
 
 
 def _raise_failure(body: bytes) -> None:
     try:
         said = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_understood(body) from error
     if isinstance(said, dict) and "error" in said:
         raise openai.decode_error(200, body)

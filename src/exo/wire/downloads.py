@@ -167,7 +167,7 @@ def decode_line(line: bytes) -> Progress | None:
     with, as an `EngineFailed`."""
     try:
         told = msgspec.json.decode(line, type=_Line)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineFailed(f"the node's answer is not understood: {line[:200]!r}") from error
     if told.error:
         raise EngineFailed(told.error)

@@ -90,7 +90,7 @@ def decode_plan_answer(body: bytes) -> PlanAnswer:
     """Raises `EngineFailed` for what is no plan."""
     try:
         return msgspec.json.decode(body, type=PlanAnswer)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         start = body[:200].decode(errors="replace")
         raise EngineFailed(f"the node's plan is not understood: {start or 'it is empty'}") from error
 

@@ -114,8 +114,10 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
         self.scan()
 
     def delete(self, model: str) -> None:
-        """Takes the model's folder off the disk. Raises `ModelNotFound`, and `BadRequest` while another
-        model is made of its file."""
+        """Takes the model's folder off the disk. Raises `ModelNotFound`, `BadRequest` while another model is
+        made of its file, and `NotReady` for a disk that does not take it."""
+        from exo.store.hub import errors_of_the_disk
+
         entry = self.entry(model)
         borrowers = [
             name for name, each in self._entries.items() if each.beside == entry.folder and name != model
@@ -124,11 +126,18 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
             raise BadRequest(
                 f"model '{model}' is what {', '.join(borrowers)} is made of; delete that first", param="model"
             )
-        shutil.rmtree(entry.folder)
+        with errors_of_the_disk(self.folder):
+            if entry.folder.is_symlink():
+                entry.folder.unlink()  # what it leads to is not this folder's
+            else:
+                shutil.rmtree(entry.folder)
         self.scan()
 
     def create(self, model: str, recipe: Recipe) -> None:
-        """Makes a model of another one's file: a folder with a Modelfile."""
+        """Makes a model of another one's file: a folder with a Modelfile, or nothing. Raises `ModelNotFound`,
+        `BadRequest` for a name that is taken or none, and `NotReady` for a disk that does not take it."""
+        from exo.store.hub import errors_of_the_disk
+
         _check_name(model)
         base = self.entry(recipe.base)
         if model in self._entries or (self.folder / model).exists():
@@ -142,8 +151,14 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
             thinking=base.modelfile.thinking if recipe.thinking is None else recipe.thinking,
             context=recipe.context or base.modelfile.context,
         )
-        (self.folder / model).mkdir()
-        modelfile.write(self.folder / model / _MODELFILE, own)
+        folder = self.folder / model
+        with errors_of_the_disk(self.folder):
+            folder.mkdir()
+            try:
+                modelfile.write(folder / _MODELFILE, own)
+            except OSError:
+                folder.rmdir()
+                raise
         self.scan()
 
     async def pull(self, name: str) -> AsyncGenerator[Progress, None]:
@@ -158,7 +173,8 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
         folder = self.folder / own.removesuffix(_SUFFIX)
         if (folder / _MODELFILE).exists():  # which is written when everything has come
             raise BadRequest(f"there is a model '{folder.name}' already; delete it first", param="model")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with hub.errors_of_the_disk(self.folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         fetch = partial(hub.fetch, repository, into=folder, endpoint=self._hub, token=self._token)
         try:
             async with aclosing(fetch(file)) as steps:
@@ -169,7 +185,8 @@ class Models(Mapping[str, tuple[ModelCard, Path]]):
                     async with aclosing(fetch(beside)) as steps:
                         async for progress in steps:
                             yield progress
-            modelfile.write(folder / _MODELFILE, Modelfile(source=own, hub=repository))
+            with hub.errors_of_the_disk(folder):
+                modelfile.write(folder / _MODELFILE, Modelfile(source=own, hub=repository))
         finally:
             # What has come of a download that broke off is kept there for the next time.
             if folder.is_dir() and not any(folder.iterdir()):

@@ -149,8 +149,12 @@ def write(path: Path, modelfile: Modelfile) -> None:
         if value not in (None, ""):
             lines.append(f"{key}={_written(value)}\n")
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _written(value: object) -> str:
