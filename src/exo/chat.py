@@ -86,6 +86,15 @@ class SoFar(msgspec.Struct, frozen=True):
     reasoning: str = ""
 
 
+class Trace(msgspec.Struct, frozen=True):
+    """Where in a trace over several machines a request is: the span that its work is part of, and what
+    tracing systems say to each other, as W3C Trace Context writes them in `traceparent` and `tracestate`. ""
+    is nowhere."""
+
+    parent: str = ""
+    state: str = ""
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One answer wanted from one model; "" leaves the choice to the node's owner.
 
@@ -99,7 +108,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     answer; None lets it think as long as it likes. `so_far` is the beginning of the answer to `messages`.
     `id` names the request in logs on every machine it crosses, `client` who asks: queues are fair between
     clients. `via` is the node that passed it on: such a request is answered by this machine and goes no
-    further.
+    further. `trace` is what its work is part of.
     """
 
     model: str
@@ -119,6 +128,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     client: str = ""
     via: str = ""
+    trace: Trace = Trace()
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +139,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     client: str = ""
     via: str = ""
+    trace: Trace = Trace()
 
 
 class Embeddings(msgspec.Struct, frozen=True):

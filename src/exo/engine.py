@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from exo.cards import ModelCard
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Trace
 from exo.errors import BadRequest
 
 
@@ -37,7 +37,7 @@ class Embedder(Protocol):
 
 
 class SpellRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """These tokens of a model's vocabulary are wanted in writing. `id`, `client` and `via` are as in
+    """These tokens of a model's vocabulary are wanted in writing. `id`, `client`, `via` and `trace` are as in
     `ChatRequest`."""
 
     model: str
@@ -45,6 +45,7 @@ class SpellRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     client: str = ""
     via: str = ""
+    trace: Trace = Trace()
 
 
 @runtime_checkable

@@ -23,13 +23,14 @@ from pathlib import Path
 import msgspec
 
 from exo.cards import ModelCard
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Timings, TokenLogprob, Usage
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Timings, TokenLogprob, Trace, Usage
 from exo.engine import LoadedModel, SpellRequest, check_tokens
 from exo.errors import BadRequest, ContextLengthExceeded, EngineFailed, Timeout
 from exo.generation.reading import prompt_of
 from exo.generation.templates import ChatTemplate
 from exo.generation.vocabulary import Vocabulary
 from exo.generation.writing import Ended, Piece, Run, answer
+from exo.traces import OFF, Span, Traces, Value
 from rkllama.asking import Loaded, ask_for, runs_with
 from rkllama.models.catalogue import Entry, Models
 from rkllama.models.families import template_for
@@ -63,16 +64,19 @@ class RkllmEngine:
         cpus: int | None = None,
         environment: Mapping[str, str] | None = None,
         on_answer: Callable[[str, float], None] = lambda model, seconds: None,
+        traces: Traces = OFF,
     ) -> None:
         """`library` is the vendor's, of `release` or the one it shows to be. `cpus` is a mask of the CPU
         cores that the runtime may use; `environment` is the model processes', None for this one's.
-        `on_answer` is told of each answer's model and seconds on the NPU, its turn's wait not among them."""
+        `on_answer` is told of each answer's model and seconds on the NPU, its turn's wait not among them.
+        Runs are in `traces`, with the runtime's own figures."""
         self._models = models
         self._library = library
         self._release = release
         self._cpus = cpus
         self._environment = environment
         self._on_answer = on_answer
+        self._traces = traces
         self._processes: dict[str, ModelProcess] = {}
 
     def unavailable(self) -> str | None:
@@ -106,7 +110,7 @@ class RkllmEngine:
             options, self._library, release=self._release, environment=self._environment
         )
         self._processes[entry.card.id] = process
-        return RkllmModel(entry, context, process, partial(self._on_answer, entry.card.id))
+        return RkllmModel(entry, context, process, partial(self._on_answer, entry.card.id), self._traces)
 
 
 class RkllmModel:
@@ -115,12 +119,18 @@ class RkllmModel:
     slots = 1
 
     def __init__(
-        self, entry: Entry, context: int, process: ModelProcess, on_answer: Callable[[float], None]
+        self,
+        entry: Entry,
+        context: int,
+        process: ModelProcess,
+        on_answer: Callable[[float], None],
+        traces: Traces,
     ) -> None:
         self._entry = entry
         self._context = context
         self._process = process
         self._on_answer = on_answer
+        self._traces = traces
         self._loaded = Loaded(
             model=entry.card.id,
             release=process.release,
@@ -155,7 +165,9 @@ class RkllmModel:
         self, request: ChatRequest, run: Run, enough: Callable[[], bool]
     ) -> AsyncGenerator[Piece | Ended, None]:
         clock, heard = _Clock(), False
-        async with aclosing(self._events(ask_for(request, run, self._loaded), run.prompt)) as events:
+        async with aclosing(
+            self._events(ask_for(request, run, self._loaded), run.prompt, request.trace)
+        ) as events:
             async for event in events:
                 match event:
                     case Token() | Waiting() if heard:
@@ -178,7 +190,7 @@ class RkllmModel:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         vectors, tokens = [], 0
         for text in request.texts:
-            async with aclosing(self._events(Embed(text), text)) as events:
+            async with aclosing(self._events(Embed(text), text, request.trace)) as events:
                 async for event in events:
                     if isinstance(event, Vector):
                         vectors.append(event.values)
@@ -224,30 +236,41 @@ class RkllmModel:
             self._template = ChatTemplate(found.source, bos=found.bos, eos=found.eos)
         return self._template
 
-    async def _events(self, ask: AnyAsk, prompt: str) -> AsyncGenerator[Event | asks.Finished, None]:
+    async def _events(
+        self, ask: AnyAsk, prompt: str, trace: Trace
+    ) -> AsyncGenerator[Event | asks.Finished, None]:
         """What the process says, each in its time. Closing it leaves the runtime idle.
 
         Raises `Timeout` naming the override; a prompt that does not fit is the prompt's fault.
         """
         override = self._entry.modelfile.timeout
         patience = override or to_begin(len(prompt.encode()), self._prefill_speed)
-        async with aclosing(self._process.run(ask)) as events:
-            while True:
-                try:
-                    async with asyncio.timeout(patience):
-                        event = await anext(events, None)
-                except TimeoutError:
-                    raise Timeout(
-                        f"'{self._entry.card.id}' was silent for {patience:.3g} s on the NPU and was "
-                        f"stopped; TIMEOUT=seconds in {self._entry.folder / 'Modelfile'} allows more"
-                    ) from None
-                except ContextLengthExceeded as error:
-                    param = "input" if isinstance(ask, Embed) else "messages"
-                    raise ContextLengthExceeded(error.message, param=param) from error
-                if event is None:
-                    return
-                patience = override or _TO_GO_ON
-                yield event
+        with self._span(ask, trace) as span:
+            async with aclosing(self._process.run(ask)) as events:
+                while True:
+                    try:
+                        async with asyncio.timeout(patience):
+                            event = await anext(events, None)
+                    except TimeoutError:
+                        raise Timeout(
+                            f"'{self._entry.card.id}' was silent for {patience:.3g} s on the NPU and was "
+                            f"stopped; TIMEOUT=seconds in {self._entry.folder / 'Modelfile'} allows more"
+                        ) from None
+                    except ContextLengthExceeded as error:
+                        param = "input" if isinstance(ask, Embed) else "messages"
+                        raise ContextLengthExceeded(error.message, param=param) from error
+                    if event is None:
+                        return
+                    if isinstance(event, asks.Finished):
+                        span.note(_figures(event))
+                        span.end()
+                    patience = override or _TO_GO_ON
+                    yield event
+
+    def _span(self, ask: AnyAsk, trace: Trace) -> Span:
+        """A run in the model's process, as it is seen from here."""
+        about = {"exo.npu.ask": type(ask).__name__.lower(), "exo.npu.release": self._process.release}
+        return self._traces.begin("npu run", "internal", trace, {**about, "process.pid": self._process.pid})
 
     def _check(self, token: Token) -> None:
         if _NO_TOKEN.fullmatch(token.text):
@@ -291,6 +314,14 @@ class _Clock:
         now = time.perf_counter()
         first = self._first or now
         return Timings(first - self._began, now - first)
+
+
+def _figures(end: asks.Finished) -> dict[str, Value]:
+    """What the runtime says of a run, for a trace: seconds, tokens and megabytes, where it tells."""
+    known: dict[str, Value] = {"exo.npu.aborted": end.aborted}
+    if end.perf:
+        known |= {f"exo.npu.{name}": value for name, value in msgspec.structs.asdict(end.perf).items()}
+    return known
 
 
 def _logprobs(token: Token) -> tuple[TokenLogprob, ...]:

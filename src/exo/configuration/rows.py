@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -44,6 +45,33 @@ def secret(key: str, name: str, variable: str, what: str, sample: str) -> tuple[
             help="File that has it in one line instead, and that only its owner may read (chmod 600).",
         ),
     )
+
+
+def traces(prefix: str) -> Flag:
+    """Where traces of requests are sent, and that they are."""
+    return flag(
+        prefix,
+        "traces.url",
+        "--traces",
+        metavar="URL",
+        callback=_collector,
+        sample="http://localhost:4318",
+        help="Send traces of requests to this OpenTelemetry collector (OTLP over HTTP). The rest is set by "
+        "the OTEL_ variables of the standard.",
+    )
+
+
+def _collector(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        found = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        found = False
+    if not found:
+        raise click.BadParameter(f"'{value}' is no URL of a collector; write http://localhost:4318")
+    return value
 
 
 def _variable(prefix: str, flag: str) -> str:

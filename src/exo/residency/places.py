@@ -3,9 +3,21 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from exo.cards import ModelCard
+from exo.chat import Trace
 from exo.engine import LoadedModel
 from exo.residency.schedule import Resident, State
+from exo.traces import Traces, Value
+
+
+class Loading(NamedTuple):
+    """How a model came into memory; times are in nanoseconds since the epoch."""
+
+    card: ModelCard
+    began: int
+    ended: int
 
 
 class Place:
@@ -18,6 +30,7 @@ class Place:
         self.model: LoadedModel | None = None
         self.running = 0
         self.used = 0
+        self.loading: Loading | None = None
         self.idle_since = 0.0
         self.gone = asyncio.Event()
         self._readers = 0
@@ -49,6 +62,17 @@ class Place:
     async def unread(self) -> None:
         """Returns once nobody looks anything up in it."""
         await self._unread.wait()
+
+    def record_loading(self, traces: Traces, above: Trace, since: int) -> None:
+        """Puts into a trace what of the model's loading was after `since`: one loading is for all who wait
+        for it, and each has it in his own."""
+        if not traces.recording or self.loading is None or self.loading.ended <= since:
+            return
+        card, began, ended = self.loading
+        about: dict[str, Value] = {"gen_ai.request.model": card.id, "exo.format": card.format}
+        if card.split:
+            about["exo.shards"] = len(card.split)
+        traces.begin("load", "internal", above, about, began=max(began, since)).end(at=ended)
 
     def leaves_at(self) -> float | None:
         """When it has been idle too long; None while it is busy, or may stay for ever."""

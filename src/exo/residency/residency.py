@@ -10,6 +10,7 @@ changed: every change happens between two awaits on one event loop, so there is 
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from exo.cards import ModelCard
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Trace
 from exo.engine import Embedder, Engine, LoadedModel, SpellRequest, Tokenizer
 from exo.errors import (
     BadRequest,
@@ -29,12 +30,16 @@ from exo.errors import (
     Overloaded,
 )
 from exo.residency import loading
-from exo.residency.places import Place
+from exo.residency.places import Loading, Place
 from exo.residency.schedule import Resident, plan
 from exo.residency.silence import unless_silent
 from exo.residency.waiting import Queue, Ticket
+from exo.traces import OFF, Traces
+from exo.traces.phases import phases
 
 log = logging.getLogger(__name__)
+
+_NOWHERE = Trace()
 
 Why: TypeAlias = Literal["evicted", "idle", "asked", "died"]
 
@@ -70,7 +75,7 @@ class Residency:
 
     `shelf` maps model ids to their card and files; it is looked up at each request, so it may grow. `changed`
     is called when the queue or what is in memory is another one than before. It must not raise or block, and
-    may look only later: a change may be under way.
+    may look only later: a change may be under way. What answers wait for, and take, is in `traces`.
     """
 
     def __init__(
@@ -80,12 +85,14 @@ class Residency:
         limits: Limits,
         observer: Observer,
         changed: Callable[[], None] = lambda: None,
+        traces: Traces = OFF,
     ) -> None:
         self._engines = engines
         self._shelf = shelf
         self._limits = limits
         self._observer = observer
         self._changed = changed
+        self._traces = traces
         self._places: dict[str, Place] = {}
         self._queue = Queue(limits.waiting)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,16 +133,19 @@ class Residency:
         return loading.loads(card, self._engines)
 
     async def respond(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        turn, silence = self._turn(request.model, request.client), self._limits.patience(request.model)
-        async with turn as model, aclosing(unless_silent(model, request, silence)) as deltas:
-            async for delta in deltas:
-                yield delta
+        silence = self._limits.patience(request.model)
+        async with self._turn(request.model, request.client, request.trace) as model:
+            answer = phases(self._traces, request, unless_silent(model, request, silence))
+            async with aclosing(answer) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        async with self._turn(request.model, request.client) as model:
+        async with self._turn(request.model, request.client, request.trace) as model:
             if not isinstance(model, Embedder):
                 raise BadRequest(f"model '{request.model}' gives no embeddings", param="model")
-            return await model.embed(request)
+            with self._traces.begin("embed", "internal", request.trace):
+                return await model.embed(request)
 
     async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
         async with self._tokenizer(request.model, request.client) as tokenizer:
@@ -214,7 +224,7 @@ class Residency:
         await asyncio.gather(*(self._unload(model, "asked") for model in ready), return_exceptions=True)
 
     @asynccontextmanager
-    async def _turn(self, model: str, client: str) -> AsyncIterator[LoadedModel]:
+    async def _turn(self, model: str, client: str, trace: Trace = _NOWHERE) -> AsyncIterator[LoadedModel]:
         """Waits in the queue and holds one of the model's slots for the body."""
         self._admit(model)
         room, ticket = self._queue.room(client), self._queue.join(model, client)
@@ -227,8 +237,10 @@ class Residency:
                 retry_after=self._queue.expected_wait(slots),
             )
         self._changed()
+        queued = time.time_ns()
         try:
-            loaded = await ticket.turn
+            with self._traces.begin("queue", "internal", trace, began=queued) as wait:
+                loaded = await ticket.turn
         except asyncio.CancelledError:
             # Both may have happened in one turn of the loop: our turn came, and our caller left.
             if ticket.turn.done() and not ticket.turn.cancelled() and not ticket.turn.exception():
@@ -240,6 +252,7 @@ class Residency:
         started = loop.time()
         self._observer.started(model, started - ticket.since)
         try:
+            self._places[model].record_loading(self._traces, wait.trace, queued)
             yield loaded
         finally:
             self._queue.answered(loop.time() - started)
@@ -330,7 +343,9 @@ class Residency:
         place = self._places[model]
         try:
             card, files = self._shelf[model]
+            since = time.time_ns()
             place.model = await loading.engine_for(card, self._engines).load(card, files)
+            place.loading = Loading(card, since, time.time_ns())
         except BaseException as error:
             del self._places[model]
             # Everyone who waits for it fails with it; the next request tries anew.
