@@ -70,7 +70,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     `budget` is the bytes that all its models together may take, `queue` how many requests may wait.
     `leaving` nodes answer what they have, and are sent nothing new. `addresses` are those of its machine that
     others may reach; `url` has one of them. Its engines load `formats`, also of models that are not here yet.
-    `npu_servers` are the URLs of those whose models it offers, as they are called on its own machine.
+    `npu_servers` are the URLs of those whose models it offers, as they are called on its own machine. Clients
+    ask it at `api`, which may be `url`; "" is a release that does not say.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     npu_servers: tuple[str, ...] = ()
+    api: str = ""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

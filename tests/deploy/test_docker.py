@@ -20,6 +20,7 @@ import yaml
 from exo.cli.keys import SETTINGS
 from exo.settings import HttpSettings
 from rkllama.cli.keys import SETTINGS as NPU_SETTINGS
+from tests.certificates import Authority
 from tests.deploy.prometheus import shipped
 from tests.e2e.node import Node
 
@@ -114,27 +115,42 @@ def test_what_is_copied_is_enough_to_make_the_package_with_its_units(
     assert modules <= names
 
 
-def test_the_health_check_tells_a_node_that_answers_from_one_that_does_not(tmp_path: Path) -> None:
-    [node_check] = arguments(DOCKERFILES[0], "HEALTHCHECK")
-    _, _, command = node_check.partition("CMD ")
-    program, *rest = json.loads(command)
+def healthy(dockerfile: Path, **variables: str) -> bool:
+    """What the image's health check says, run here with these variables."""
+    [check] = arguments(dockerfile, "HEALTHCHECK")
+    program, *rest = json.loads(check.partition("CMD ")[2])
     assert program == "python"
+    environment = {**os.environ, **variables}
+    ended = subprocess.run([sys.executable, *rest], check=False, capture_output=True, env=environment)
+    return ended.returncode == 0
+
+
+def test_the_health_check_tells_a_node_that_answers_from_one_that_does_not(tmp_path: Path) -> None:
     node = Node(tmp_path)
     try:
-
-        def check() -> int:
-            environment = {**os.environ, "EXO_PORT": str(node.port)}
-            return subprocess.run(
-                [sys.executable, *rest], check=False, capture_output=True, env=environment
-            ).returncode
-
-        assert check() == 0
+        checks = [(DOCKERFILES[0], "EXO_PORT"), (DOCKERFILES[1], "RKLLAMA_PORT")]
+        assert [healthy(dockerfile, **{name: str(node.port)}) for dockerfile, name in checks] == [True, True]
         node.stop()
-        assert check() == 1
+        assert [healthy(dockerfile, **{name: str(node.port)}) for dockerfile, name in checks] == [
+            False,
+            False,
+        ]
     finally:
         node.kill()
-    [npu_check] = arguments(DOCKERFILES[1], "HEALTHCHECK")
-    assert npu_check.replace("RKLLAMA_PORT", "EXO_PORT").replace("'8080'", "'52415'") == node_check
+
+
+@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual"])
+def test_the_health_check_goes_by_the_variables_of_tls(tmp_path: Path, *, mutual: bool) -> None:
+    authority = Authority(tmp_path / "ca")
+    files = authority.issue("node", "exo.lan")
+    variables = {"EXO_TLS_CERT": str(files.certificate), "EXO_TLS_KEY": str(files.key)}
+    node = Node(tmp_path / "home", *(("--tls-client-ca", str(authority.ca)) if mutual else ()), env=variables)
+    try:
+        assert healthy(DOCKERFILES[0], EXO_PORT=str(node.port), **variables)
+        node.stop()
+        assert not healthy(DOCKERFILES[0], EXO_PORT=str(node.port), **variables)
+    finally:
+        node.kill()
 
 
 def test_ports_and_variables_are_the_programs() -> None:

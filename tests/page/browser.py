@@ -64,7 +64,8 @@ class Watch:
         the browser's own."""
         bad = [line for line in self.said if not any(part in line for part in self._allowed)]
         assert not bad, bad
-        away = [url for url in self.asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
+        here = ("http://127.0.0.1:", "https://127.0.0.1:", "data:", "blob:")
+        away = [url for url in self.asked if not url.startswith(here)]
         assert not away, away
         assert not self.dialogs, self.dialogs
 

@@ -9,6 +9,7 @@ import msgspec
 from exo.cluster import certificates
 from exo.cluster.certificates import Bundle, Identity, ca_files, tls_files
 from exo.errors import BadRequest
+from exo.private import exposed
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -38,9 +39,9 @@ def inspect(folder: Path, now: datetime.datetime) -> Credentials:
         return Credentials()
     problems = [f"{path} is missing; run exo cluster join again" for path in wanted if path not in there]
     problems += [
-        f"{path} can be read by other users of this machine; run chmod 600 {path}"
+        f"{path} can be read by other users of this machine; run {remedy}"
         for path in (files.key, authority.key)
-        if path.exists() and path.stat().st_mode & 0o077
+        if path.exists() and (remedy := exposed(path, path.stat()))
     ]
     if len(there) < len(wanted):
         return Credentials(can_invite=authority.key.exists(), problems=tuple(problems))

@@ -8,8 +8,8 @@ import click
 
 from exo.configuration.document import Document, dotted
 from exo.configuration.forms import Unfit, form, plain, shown
-from exo.configuration.secrets import readable_by_others
 from exo.configuration.setting import ANY_MODEL, PerModel, Setting
+from exo.private import exposed
 
 # How alike a name has to be to be what was meant.
 _ALIKE = 0.6
@@ -87,9 +87,9 @@ def _fitting(context: click.Context, document: Document, entry: Entry) -> Any:
     if setting.secret:
         if not value:
             raise Unfit("is empty; leave it out")
-        if readable_by_others(document.path.stat().st_mode):
+        if remedy := exposed(document.path, document.path.stat()):
             raise Unfit(
-                f"stands in a file that others can read: chmod 600 {document.path}, or put it into a file "
+                f"stands in a file that others can read: {remedy}, or put it into a file "
                 f"of its own and name that by {setting.key}_file"
             )
     try:

@@ -1,7 +1,6 @@
 """Keys that are set themselves, or by a file of their own."""
 
 import os
-import stat
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ from click.core import ParameterSource
 
 from exo.configuration.noted import Faulty, Noted
 from exo.configuration.setting import Setting, settings
+from exo.private import exposed
 
 
 def secret(context: click.Context, name: str) -> str | None:
@@ -39,11 +39,6 @@ def place(context: click.Context, setting: Setting) -> str:
     return _called(setting, source)
 
 
-def readable_by_others(mode: int) -> bool:
-    """Whether anybody but a file's owner can do anything with it."""
-    return bool(stat.S_IMODE(mode) & 0o077)
-
-
 def _called(setting: Setting, source: ParameterSource | None) -> str:
     return setting.key if source == ParameterSource.DEFAULT_MAP else setting.variable
 
@@ -51,12 +46,12 @@ def _called(setting: Setting, source: ParameterSource | None) -> str:
 def _read(file: Path, named: str) -> str:
     try:
         with file.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
+            status = os.fstat(opened.fileno())
             content = opened.read(1 << 16)
     except OSError as error:
         raise Faulty([f"{named}: {file}: {error.strerror}"]) from error
-    if readable_by_others(mode):
-        raise Faulty([f"{named}: others can read {file}: chmod 600 {file}"])
+    if remedy := exposed(file, status):
+        raise Faulty([f"{named}: others can read {file}: {remedy}"])
     try:
         text = content.decode().strip()
     except UnicodeDecodeError as error:

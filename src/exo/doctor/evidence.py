@@ -208,10 +208,24 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     unseen: int = 0
 
 
+class Https(msgspec.Struct, frozen=True, kw_only=True):
+    """The certificate in `file`, which a node that is started here would show: who it is for, and the seconds
+    it has `left`. `mutual`: clients have to show one, too. `problem` says why no node starts with it, and
+    what to do."""
+
+    file: str
+    names: tuple[str, ...] = ()
+    left: float = 0.0
+    mutual: bool = False
+    problem: str | None = None
+
+
 class Security(msgspec.Struct, frozen=True, kw_only=True):
     """What is set, and what lies open. `open_at` are addresses at which others would reach a node that is
     started here. `credentials` are problems of the cluster's certificates and secret, in plain words.
-    `readable` are files with secrets that others may read, `shown` processes whose command line has one."""
+    `readable` are files with secrets that others may read, `shown` processes whose command line has one.
+    `guessable` is EXO_API_KEY where it is short. `keys` is how many `exo key` has made, None where it has
+    made none yet, and `keys_problem` why their file keeps a node from starting."""
 
     key: bool
     secret: bool
@@ -221,6 +235,9 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
     credentials: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    guessable: bool = False
+    keys: int | None = None
+    keys_problem: str = ""
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +255,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What is None could not be looked at, and `unread` says why. `board` are the findings of `rkllama
-    doctor`, () on a machine without an NPU."""
+    doctor`, () on a machine without an NPU, and `https` is None where the API is plain HTTP."""
 
     software: Software | None = None
     engines: tuple[Engine, ...] = ()
@@ -252,6 +269,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock | None = None
     shelf: Shelf | None = None
     security: Security | None = None
+    https: Https | None = None
     surroundings: Surroundings | None = None
     board: tuple[Finding, ...] = ()
     unread: tuple[Unread, ...] = ()

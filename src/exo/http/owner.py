@@ -1,5 +1,6 @@
 """A node, as its owner tends to the models on its disk."""
 
+import ssl
 from collections.abc import AsyncGenerator
 from urllib.parse import quote
 
@@ -16,8 +17,8 @@ _SILENCE = 600.0
 class Owner(Remote):
     """Raises what the node answers, as `Remote` does."""
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
-        super().__init__(url, key=key, silence=_SILENCE)
+    def __init__(self, url: str, *, key: str | None = None, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(url, key=key, silence=_SILENCE, tls=tls)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress, None]:
         """Has the node download it, and says how far it is. Closing stops the download."""

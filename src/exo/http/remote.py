@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import aiohttp
 
-from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest
+from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Finished, Trace
 from exo.engine import SpellRequest
 from exo.errors import (
     BadRequest,
@@ -22,6 +22,8 @@ from exo.errors import (
     Timeout,
 )
 from exo.http.headers import REQUEST_ID_HEADER, hop
+from exo.traces import OFF, Traces, asking, usage
+from exo.traces.context import headers as of_trace
 from exo.wire import openai, tokens
 
 # A node that is there sends keep-alive comments during a long prefill.
@@ -32,8 +34,9 @@ _CONNECT = 5.0
 class Remote:
     """Posts each request to `url` (`http://host:port`) and reads the answer's stream.
 
-    `name` is what its errors call it. Where the server is a node of a cluster, `secret` is the cluster's, and
-    `tls` shows it our certificate. After `silence` seconds without a byte an answer has failed. Closing the
+    `name` is what its errors call it. Where the server is a node of a cluster, `secret` is the cluster's.
+    `tls` is what an https:// one is trusted by, in place of the system's CAs, and shown. Each answer and
+    embedding is a span of `traces`. After `silence` seconds without a byte an answer has failed. Closing the
     answer closes the connection, which the other side takes for a hang-up. Call `close` at the end.
     """
 
@@ -46,6 +49,7 @@ class Remote:
         silence: float = _SILENCE,
         secret: bytes | None = None,
         tls: ssl.SSLContext | None = None,
+        traces: Traces = OFF,
     ) -> None:
         self.url = url.rstrip("/")
         self._key = key
@@ -54,6 +58,7 @@ class Remote:
         self._connect = min(_CONNECT, silence)
         self._secret = secret
         self._tls = tls
+        self._traces = traces
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -67,11 +72,15 @@ class Remote:
             path, body = "/v1/chat/completions", openai.encode_chat(request)
         else:
             path, body = "/v1/completions", openai.encode_completion(request)
-        with self._their_errors_as_ours(silence):
-            async with await self._ask("POST", path, self._headers(request), body, silence) as answer:
+        with asking(self._traces, request, self.url) as span, self._their_errors_as_ours(silence):
+            headers = self._headers(request, span.trace)
+            async with await self._ask("POST", path, headers, body, silence) as answer:
                 reader = openai.ChunkReader()
                 async for data in answer.content.iter_any():
                     for delta in reader.feed(data):
+                        if isinstance(delta, Finished):
+                            span.note(usage(delta.usage))
+                            span.end()
                         yield delta
                     if reader.done:
                         return
@@ -81,8 +90,9 @@ class Remote:
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Raises as `respond` does."""
         body = openai.encode_embeddings(request)
-        with self._their_errors_as_ours():
-            async with await self._ask("POST", "/v1/embeddings", self._headers(request), body) as answer:
+        with asking(self._traces, request, self.url) as span, self._their_errors_as_ours():
+            headers = self._headers(request, span.trace)
+            async with await self._ask("POST", "/v1/embeddings", headers, body) as answer:
                 return openai.decode_embeddings_answer(await answer.read(), len(request.texts))
 
     async def tokens(self, request: ChatRequest, *, begin: bool = True) -> tuple[int, ...]:
@@ -98,7 +108,8 @@ class Remote:
         """The answer of a route that not every server has."""
         with self._their_errors_as_ours():
             try:
-                async with await self._ask("POST", path, self._headers(request), body) as answer:
+                headers = self._headers(request, request.trace)
+                async with await self._ask("POST", path, headers, body) as answer:
                     return await answer.read()
             except ModelNotFound:
                 raise
@@ -114,10 +125,12 @@ class Remote:
                 return await answer.read()
 
     async def alive(self) -> bool:
-        """Whether anyone answers there at all."""
+        """Whether anyone answers there at all. Raises `NotReady` for somebody who cannot be trusted."""
         try:
             await self.get("/healthcheck")
-        except NotReady:
+        except NotReady as error:
+            if isinstance(error.__cause__, aiohttp.ClientSSLError):
+                raise
             return False
         return True
 
@@ -164,11 +177,13 @@ class Remote:
                 async with answer:
                     raise await _refusal(answer)
 
-    def _headers(self, request: ChatRequest | EmbedRequest | SpellRequest) -> dict[str, str]:
+    def _headers(self, request: ChatRequest | EmbedRequest | SpellRequest, trace: Trace) -> dict[str, str]:
+        """`trace` is what the other server's work is part of."""
         headers = {
             "Content-Type": "application/json",
             **self._authorization(),
             **hop(request.via, self._secret, request.client),
+            **of_trace(trace),
         }
         if request.id:
             headers[REQUEST_ID_HEADER] = request.id
@@ -226,6 +241,10 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
     """In the system's words; asyncio has its own for what the system calls "Connection refused"."""
     if isinstance(error.os_error, socket.gaierror):
         return error.os_error.strerror or str(error)
+    if isinstance(error.os_error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted here: {error.os_error.verify_message}"
+    if isinstance(error.os_error, ssl.SSLError):
+        return f"no TLS with it: {(error.os_error.reason or 'no reason').lower().replace('_', ' ')}"
     return os.strerror(error.errno) if error.errno else str(error)
 
 

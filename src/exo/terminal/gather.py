@@ -69,20 +69,22 @@ class Gatherer:
 def urls(http: HttpSettings) -> tuple[str, ...]:
     """Where the node is to be opened, what other machines use first."""
     if http.host not in _EVERYWHERE:
-        return (_url(http.host, http.port),)
+        return (_url(http.scheme, http.host, http.port),)
     first = _towards_elsewhere()
     addresses = sorted(reachable_at(http.host), key=lambda each: each != first)
-    return (*(_url(each, http.port) for each in addresses), _url("localhost", http.port))
+    return tuple(_url(http.scheme, each, http.port) for each in (*addresses, "localhost"))
 
 
 def access(http: HttpSettings) -> Access:
-    if http.key:
+    if http.key or (http.keys and http.keys.exists()):
         return "key"
+    if http.tls and http.tls.client_ca:
+        return "certificate"
     return "here" if http.host in ("127.0.0.1", "::1", "localhost") else "open"
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _towards_elsewhere() -> str:

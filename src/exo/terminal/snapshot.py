@@ -8,8 +8,9 @@ import msgspec
 
 from exo.nodes import Cluster
 
-Access: TypeAlias = Literal["key", "open", "here"]
-"""Who may use the node: whoever has the key, anyone who reaches it, or this machine alone."""
+Access: TypeAlias = Literal["key", "certificate", "open", "here"]
+"""Who may use the node: whoever has the key, or a certificate, anyone who reaches it, or this machine
+alone."""
 
 
 _HUNG_UP = 499

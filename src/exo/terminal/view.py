@@ -18,6 +18,7 @@ _SPACED = 18
 
 _ACCESS: dict[Access, Cell] = {
     "key": ("key needed", "green"),
+    "certificate": ("certificate needed", "green"),
     "open": ("no key: open to this network", "yellow"),
     "here": ("this machine only", "dim"),
 }

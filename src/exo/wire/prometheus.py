@@ -28,7 +28,7 @@ def target_groups(cluster: Cluster, job: str, host: str) -> tuple[TargetGroup, .
     which this node reaches them."""
     nodes = [(cluster.me, job, host)]
     nodes += [(peer, "exo", _host_of(peer, cluster.me)) for peer in cluster.peers]
-    groups = [_group(host, _api_port(node.url), job, node.id) for node, job, host in nodes]
+    groups = [_group(host, *_api(node), job, node.id) for node, job, host in nodes]
     npus: dict[tuple[str, ...], TargetGroup] = {}
     for node, _, host in nodes:
         for group in _npu_servers(node, host):
@@ -46,23 +46,25 @@ def _npu_servers(node: Node, host: str) -> Iterator[TargetGroup]:
         place = urlsplit(url)
         name = place.hostname or ""
         port = place.port or (443 if place.scheme == "https" else 80)
-        group = _group(host if name in _THIS_MACHINE else name, port, "rkllama", node.id)
-        if place.scheme == "https":
-            group = TargetGroup(group.targets, {**group.labels, "__scheme__": "https"})
-        yield group
+        yield _group(host if name in _THIS_MACHINE else name, place.scheme, port, "rkllama", node.id)
 
 
-def _group(host: str, port: int, job: str, node: str) -> TargetGroup:
-    return TargetGroup((f"[{host}]:{port}" if ":" in host else f"{host}:{port}",), {"job": job, "node": node})
+def _group(host: str, scheme: str, port: int, job: str, node: str) -> TargetGroup:
+    labels = {"job": job, "node": node}
+    if scheme == "https":
+        labels["__scheme__"] = scheme
+    return TargetGroup((f"[{host}]:{port}" if ":" in host else f"{host}:{port}",), labels)
 
 
 def _host_of(peer: Node, me: Node) -> str:
     return urlsplit(nearest(peer.url, peer.addresses, me.addresses)).hostname or ""
 
 
-def _api_port(url: str) -> int:
-    """The port of a node's API. Where nodes have certificates, the URL is of the port for nodes alone, which
-    is the next one."""
-    place = urlsplit(url)
+def _api(node: Node) -> tuple[str, int]:
+    """Scheme and port of a node's API. Of a release that does not say, it is plain HTTP, and where nodes have
+    certificates `url` is of the port for nodes alone, which is the next one."""
+    place = urlsplit(node.api or node.url)
     port = place.port or 80
-    return port - 1 if place.scheme == "https" else port
+    if node.api:
+        return place.scheme, port
+    return "http", port - 1 if place.scheme == "https" else port

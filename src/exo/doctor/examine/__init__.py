@@ -1,7 +1,7 @@
 """What is to be said of the evidence: findings with remedies. Pure; the thresholds are our choice."""
 
 from exo.doctor.evidence import Evidence
-from exo.doctor.examine import machine, models, network
+from exo.doctor.examine import https, machine, models, network
 from exo.doctor.finding import Finding, by_urgency
 
 __all__ = ["examine"]
@@ -11,6 +11,7 @@ def examine(evidence: Evidence) -> tuple[Finding, ...]:
     """What is to be said, the worst first."""
     findings = [
         *machine.examine(evidence),
+        *https.examine(evidence),
         *network.examine(evidence),
         *models.examine(evidence),
     ]

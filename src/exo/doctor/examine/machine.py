@@ -177,7 +177,12 @@ def _clock(clock: Clock) -> Iterator[Finding]:
 
 
 def _security(security: Security, evidence: Evidence) -> Iterator[Finding]:
-    if (open := _open_at(evidence)) and not security.key:
+    yield from _keys(security)
+    asked = security.key or security.keys is not None
+    mutual = evidence.https is not None and evidence.https.mutual
+    if (open := _open_at(evidence)) and not asked and mutual:
+        yield Finding("ok", "API key", f"none, and {open} is only for clients with a certificate")
+    elif open and not asked:
         yield Finding(
             "note",
             "API key",
@@ -185,9 +190,17 @@ def _security(security: Security, evidence: Evidence) -> Iterator[Finding]:
             "EXO_API_KEY asks everybody for it; exo --host 127.0.0.1 is for this machine alone.",
         )
     elif open:
-        yield Finding("ok", "API key", f"asked of everybody; it reaches {open} unencrypted, over HTTP")
-    elif security.key:
+        how = "over HTTPS" if evidence.https else "unencrypted, over HTTP"
+        yield Finding("ok", "API key", f"asked of everybody; it reaches {open} {how}")
+    elif asked:
         yield Finding("ok", "API key", "asked of everybody")
+    if open and asked and not (security.key or security.certificates):
+        yield Finding(
+            "note",
+            "Cluster",
+            "other nodes cannot pass requests on to this one: it asks them for a key, and they have none",
+            "Set the same EXO_API_KEY on all nodes, or make certificates with exo cluster init.",
+        )
     if open and not (security.secret or security.certificates):
         yield Finding(
             "note",
@@ -208,6 +221,21 @@ def _security(security: Security, evidence: Evidence) -> Iterator[Finding]:
     if security.root:
         remedy = "Run it as a user of its own, so that a flaw of a library is not root's."
         yield Finding("note", "User", "this runs as root, and exo needs no privileges", remedy)
+
+
+def _keys(security: Security) -> Iterator[Finding]:
+    if security.guessable:
+        says = "EXO_API_KEY has fewer than 16 characters and can be guessed"
+        remedy = "openssl rand -hex 32 makes a good one; so does exo key add, with a name and limits."
+        yield Finding("note", "API key", says, remedy)
+    if security.keys_problem:
+        says, _, remedy = security.keys_problem.rpartition("; ")
+        yield Finding("broken", "API keys", says or security.keys_problem, remedy or None)
+    elif security.keys == 0 and not security.key:
+        remedy = "exo key add NAME makes one; without EXO_HOME/keys.json none is asked for."
+        yield Finding("note", "API keys", "all have been taken away, and nobody is answered", remedy)
+    elif security.keys:
+        yield Finding("ok", "API keys", f"{security.keys}, which exo key list shows")
 
 
 def _open_at(evidence: Evidence) -> str:

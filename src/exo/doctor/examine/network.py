@@ -9,6 +9,8 @@ from exo.doctor.finding import Finding
 
 # A clock of a peer may be so far from ours, in seconds, before it is worth saying.
 _APART = 5.0
+_KEY = "Set EXO_API_KEY to the key that it was started with, or one that exo key add has made there."
+_CERTIFICATE = "EXO_CA_FILE names the CA to trust, EXO_CLIENT_CERT and EXO_CLIENT_KEY what it is shown."
 # Of so many requests at least this share has to fail, as some clients' always do.
 _REQUESTS, _FAILED_SHARE = 20, 0.2
 
@@ -33,12 +35,14 @@ def _node(node: RunningNode) -> Iterator[Finding]:
         if node.asked_for:
             remedy = "Start it there, or name another one with --url."
             if "asks for a key" in node.problem:
-                remedy = "Set EXO_API_KEY to the key that it was started with."
+                remedy = _KEY
+            elif "certificate" in node.problem:
+                remedy = _CERTIFICATE
             yield Finding("broken", "Node", node.problem, remedy)
         elif "asks for a key" in node.problem:
-            yield Finding(
-                "note", "Node", node.problem, "Set EXO_API_KEY to the key that it was started with."
-            )
+            yield Finding("note", "Node", node.problem, _KEY)
+        elif "certificate" in node.problem:
+            yield Finding("note", "Node", node.problem, _CERTIFICATE)
         else:
             yield Finding("ok", "Node", f"none is running at {node.url}; exo starts one")
         return

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from exo.doctor.evidence import Evidence, Unread
-from exo.doctor.gather import machine, models, network, others, software
+from exo.doctor.gather import https, machine, models, network, others, software
 from exo.doctor.gather.probe import awaited, blocking
 from exo.doctor.gather.scope import Scope
 
@@ -34,6 +34,7 @@ async def gather(scope: Scope) -> Evidence:
         "clock": blocking("Clock", _READING, lambda: machine.clock(scope.root)),
         "shelf": blocking("Models", _ASKING, lambda: models.shelf(scope.folders, scope.context, scope.slots)),
         "security": blocking("Secrets", _READING, lambda: machine.security(scope)),
+        "https": blocking("HTTPS", _READING, lambda: https.https(scope)),
         "surroundings": blocking("Environment", _READING, lambda: machine.surroundings(scope)),
         "board": awaited("rkllama doctor", _STARTING, others.board(scope)),
     }

@@ -15,11 +15,15 @@ from typing import Literal
 from exo import devices
 from exo.doctor.evidence import Clock, Memory, Security, Storage, Surroundings
 from exo.doctor.gather.scope import Scope
+from exo.errors import NotReady
+from exo.private import exposed
 
 _KILLED = re.compile(rb"Killed process \d+ \(([^)]*)\)")
 # Of a kernel's log, which is a few hundred KB.
 _MOST_LOG = 8 << 20
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# Characters below which a key is found by trying, as each try takes a node less than a millisecond.
+_FEWEST = 16
 _SECRETS = re.compile(r"\b(?:EXO_API_KEY|EXO_UPSTREAM_KEY|EXO_CLUSTER_SECRET|HF_TOKEN)=\S")
 
 
@@ -120,9 +124,15 @@ def clock(root: Path, run: devices.Run = devices.ask) -> Clock:
 
 def security(scope: Scope) -> Security:
     """What is set and what lies open. Raises OSError for a folder of certificates that cannot be read."""
+    from exo.admission import keyfile
     from exo.cluster import credentials
     from exo.cluster.reach import reachable_at
 
+    keys, keys_problem = None, ""
+    try:
+        keys = keyfile.read(scope.home / keyfile.NAME)
+    except NotReady as error:
+        keys_problem = error.message
     found = credentials.inspect(scope.home / "cluster", datetime.now(UTC))
     return Security(
         key=bool(scope.key),
@@ -133,6 +143,9 @@ def security(scope: Scope) -> Security:
         credentials=(*found.problems, *credentials.problems_of_secret(scope.secret)),
         readable=tuple(str(path) for path in _secret_files(scope.environment) if _open_to_others(path)),
         shown=_showing_secrets(),
+        guessable=0 < len(scope.key or "") < _FEWEST,
+        keys=None if keys is None else len(keys),
+        keys_problem=keys_problem,
     )
 
 
@@ -167,7 +180,7 @@ def _secret_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _open_to_others(path: Path) -> bool:
-    return path.is_file() and bool(path.stat().st_mode & 0o077)
+    return path.is_file() and exposed(path, path.stat()) is not None
 
 
 def _showing_secrets() -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def _port_here(url: str) -> int | None:
     nobody."""
     parts = urlsplit(url)
     here = parts.hostname in ("localhost", "127.0.0.1", "::1", *map(str, addresses()))
-    return parts.port or 80 if here else None
+    return parts.port or (443 if parts.scheme == "https" else 80) if here else None
 
 
 def network(run: devices.Run = devices.ask) -> Network:

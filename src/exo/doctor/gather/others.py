@@ -17,7 +17,7 @@ from exo.doctor.evidence import Named, Peer, RunningNode, Server
 from exo.doctor.finding import Finding
 from exo.doctor.gather import probe
 from exo.doctor.gather.scope import Scope
-from exo.errors import BadRequest, EngineFailed, ExoError, NotFound, NotReady, Unauthorized
+from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, NotFound, NotReady, Unauthorized
 from exo.nodes import Cluster, Node
 from exo.settings import UpstreamSettings
 
@@ -42,8 +42,8 @@ async def running_node(scope: Scope) -> RunningNode:
     """The node at the scope's address, and its peers' APIs. A node that is not there is no failure."""
     from exo.http.remote import Remote
 
-    remote = Remote(scope.url, key=scope.key, silence=_SILENCE)
-    keyless = Remote(scope.url, silence=_SILENCE)
+    remote = Remote(scope.url, key=scope.key, silence=_SILENCE, tls=scope.trust)
+    keyless = Remote(scope.url, silence=_SILENCE, tls=scope.trust)
     try:
         try:
             cluster = msgspec.json.decode(await remote.get("/v1/cluster"), type=Cluster)
@@ -51,6 +51,8 @@ async def running_node(scope: Scope) -> RunningNode:
             lost = error.message
             if isinstance(error, Unauthorized):
                 lost = f"{scope.url} asks for a key: {error.message}"
+            if isinstance(error, ConnectionLost) and scope.url.startswith("https:"):
+                lost = f"{error.message}; it may ask for a certificate"
             return RunningNode(url=scope.url, asked_for=scope.asked_for, problem=lost)
         except msgspec.DecodeError:
             lost = f"what answers at {scope.url} is no node of exo"
