@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -54,9 +55,11 @@ class Process:
 
     def __init__(self, place: Place, *command: str, environment: Mapping[str, str] | None = None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="exo-bench-"))
+        (self.home / "tmp").mkdir()
         self._place = place
         self._command = command
-        self._environment = {**inherited(os.environ), "EXO_HOME": str(self.home), **(environment or {})}
+        folders = {"EXO_HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
+        self._environment = {**inherited(os.environ), **folders, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,12 +70,13 @@ class Process:
     def log(self) -> str:
         return (self.home / "log").read_text(encoding="utf-8", errors="replace")
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
+        """Starts it in its own folder; `environment` is added to what it has."""
         with (self.home / "log").open("ab") as log:
             # A session of its own: Ctrl-C reaches the benchmark alone, which then ends it in order.
             self._process = self._place.run(
                 *self._command,
-                env=self._environment,
+                env={**self._environment, **environment},
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -91,6 +95,25 @@ class Process:
             except ConnectionRefusedError:
                 time.sleep(0.01)
         raise TimeoutError(f"{self._command} did not listen:\n{self.log[-2000:]}")
+
+    @property
+    def pid(self) -> int | None:
+        """Of the program while it runs."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if self._process is not None and running else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it to the program, where that runs."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+    def ended(self, seconds: float) -> int | None:
+        """Its exit status, once it has ended by itself; None if that took longer."""
+        assert self._process is not None, "only once it was started"
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def cpu_seconds(self) -> float:
         """CPU time its threads have used: to the nanosecond, which /proc/PID/stat is not."""
@@ -172,6 +195,17 @@ class Machines:
 
     def address(self, number: int) -> str:
         return self._places[number].address
+
+    def cut(self, number: int) -> None:
+        """Nobody reaches this machine any more, nor it anybody, silently; only where they are `apart`."""
+        hosts = self._places
+        assert isinstance(hosts, Hosts), "addresses of one machine cannot be cut off"
+        hosts.cut(hosts[number])
+
+    def join(self) -> None:
+        """All reach each other again."""
+        assert isinstance(self._places, Hosts), "addresses of one machine cannot be cut off"
+        self._places.join()
 
 
 class Nodes:

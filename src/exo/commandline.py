@@ -1,5 +1,6 @@
 """What the command lines of `exo` and `rkllama` share: how failures are shown, kinds of values, the log."""
 
+import errno
 import logging
 import math
 import os
@@ -39,6 +40,11 @@ class Commands(click.Group):
             return super().invoke(context)
         except ExoError as error:
             raise click.ClickException(error.message) from error
+        except OSError as error:
+            # Of a file, the command itself says which; a pipe that nobody reads any more is click's to end.
+            if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename:
+                raise
+            raise click.ClickException(f"cannot write what this says: {error.strerror}") from error
 
 
 class Number(click.FloatRange):
@@ -55,6 +61,19 @@ class Seconds(Number):
     """A time that ends."""
 
     name = "seconds"
+
+
+def open_standard_streams() -> None:
+    """Opens nothing (/dev/null) where stdin, stdout or stderr is closed, as by `exo >&-`. Else the next file
+    or connection would get its number, and whatever a library prints would go there."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is the one that is taken.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (for good)
 
 
 def key() -> str | None:

@@ -4,13 +4,14 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from exo.cards import Capability, ModelCard
 from exo.chat import ChatRequest, Delta, Finished, Message, Text
 from exo.choice import routing
-from exo.errors import ModelNotFound
+from exo.errors import ModelNotFound, NotReady
 from exo.http import cluster_routes, ollama_routes, openai_routes
 from exo.http.app import build
 from exo.http.automatic import Automatic
@@ -98,6 +99,14 @@ def test_where_nothing_chats_there_is_nothing_to_choose() -> None:
     with pytest.raises(ModelNotFound, match="none here that chats"):
         choose(Automatic(AutoSettings()), EASY, cluster(embedder))
     assert Automatic(AutoSettings()).card(cluster(embedder)) is None
+
+
+def test_where_the_models_could_answer_at_another_time_that_is_said_and_not_that_the_question_is_wrong() -> (
+    None
+):
+    leaving = msgspec.structs.replace(cluster(QUICK, THINKER).me, leaving=True)
+    with pytest.raises(NotReady, match=r"small: .* here is shutting down"):
+        choose(Automatic(AutoSettings()), EASY, Cluster(me=leaving))
 
 
 def test_a_conversation_that_was_raised_stays_so_for_a_while_and_is_counted() -> None:

@@ -24,6 +24,11 @@ _OPENING = 4000
 _OPENING_CLIENT = 1000
 
 
+# Where there is no IPv4. Zenoh binds no group of ff02::/16, which would take an interface's number, and looks
+# at the interface that the machine's routes give for this one: with several, only there.
+_GROUP_OF_IPV6 = "[ff05::224]:7446"
+
+
 def session(
     settings: ClusterSettings, place: Place, addresses: Iterable[str], zid: int
 ) -> Mapping[str, object]:
@@ -55,8 +60,13 @@ def scouting(place: Place, *, enabled: bool = True) -> Mapping[str, object]:
     Interfaces are named by their addresses (and listened on one by one), as Zenoh looks at them once in a
     process' life: with "auto" (and "[::]") it neither finds nor tells of addresses that came later.
     """
-    interfaces = (str(each) for each in place.addresses if each.version == 4)
-    return {"scouting/multicast/enabled": enabled, "scouting/multicast/interface": ",".join(interfaces)}
+    four, six = (
+        ",".join(str(each) for each in place.addresses if each.version == version) for version in (4, 6)
+    )
+    values: dict[str, object] = {"scouting/multicast/enabled": enabled}
+    if six and set(four.split(",")) <= {"", "127.0.0.1"}:
+        return {**values, "scouting/multicast/address": _GROUP_OF_IPV6, "scouting/multicast/interface": six}
+    return {**values, "scouting/multicast/interface": four}
 
 
 def newcomer(others: Iterable[int]) -> int:

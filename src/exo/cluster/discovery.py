@@ -178,7 +178,7 @@ def parse_manual(content: bytes, me: str, port: int) -> frozenset[str]:
     port may be left out and the capabilities are not needed. Raises `BadRequest`."""
     try:
         peers = msgspec.json.decode(content, type=_Manual).peers
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"not as it should be: {error}") from error
     return frozenset(
         address(_joined(peer.address, peer.port or port), port) for id, peer in peers.items() if id != me
@@ -189,7 +189,7 @@ def parse_tailscale(content: bytes, port: int) -> frozenset[str]:
     """Addresses of the peers online in the output of `tailscale status --json`. Raises `NotReady`."""
     try:
         status = msgspec.json.decode(content, type=_Tailscale)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise NotReady(f"'tailscale status --json' printed what this version cannot read: {error}") from error
     if status.BackendState != "Running":
         raise NotReady(f"Tailscale is not up on this machine ({status.BackendState}); run 'tailscale up'")

@@ -24,7 +24,7 @@ from exo.cluster import discovery
 from exo.cluster.network import Address, Place, addresses, place
 from exo.cluster.session import Session
 from exo.cluster.settings import ClusterSettings
-from exo.cluster.states import State, StateCodec
+from exo.cluster.states import OLDEST, PROTOCOL, State, StateCodec
 from exo.cluster.view import PATIENCE, View
 from exo.errors import BadRequest, ExoError, NotReady
 from exo.nodes import Node
@@ -304,6 +304,8 @@ class Membership:
             sequence=self._sequence,
             hears=self._view.hears(self._now()),
             node=self._me(),
+            protocol=PROTOCOL,
+            oldest=OLDEST,
         )
         self._session.publish(self._id, self._codec.encode(state))
 

@@ -13,7 +13,7 @@ from exo.choice import auto, routing
 from exo.choice.auto import Candidate, Pair, Picked, Raised, Wish
 from exo.choice.routing import Asked, Route
 from exo.choice.speeds import Known
-from exo.errors import ExoError, ModelNotFound
+from exo.errors import BadRequest, ExoError, ModelNotFound, NotReady, Overloaded
 from exo.nodes import Cluster, Node
 from exo.settings import AutoSettings
 from exo.text.thoughts import opens_thoughts
@@ -71,8 +71,8 @@ class Automatic:
     def pick(
         self, request: ChatRequest, cluster: Cluster, explain: Callable[[Asked], Sequence[Route]]
     ) -> Picked:
-        """Which model would answer. Raises `BadRequest` where neither can, and `ModelNotFound` where there is
-        none."""
+        """Which model would answer. Raises `BadRequest` where neither can, `NotReady` where one could at
+        another time, and `ModelNotFound` where there is none."""
         pair = self.pair(cluster)
         if pair is None:
             raise ModelNotFound(
@@ -82,6 +82,7 @@ class Automatic:
         most = min(_ANSWER, request.sampling.max_tokens or _ANSWER)
         asked = msgspec.structs.replace(routing.asked(request), answer=most)
         known = Known(nodes)
+        passing: list[ExoError] = []
 
         def candidate(model: str) -> Candidate:
             # One that always thinks cannot be told to; of others the card says.
@@ -89,6 +90,8 @@ class Automatic:
             try:
                 route = explain(msgspec.structs.replace(asked, model=model))[0]
             except ExoError as error:
+                if isinstance(error, NotReady | Overloaded):
+                    passing.append(error)
                 card = _card(model, nodes)
                 return Candidate(card=card, able=False, why=error.message, switch=switch)
             speed, _ = known.speed(route.node, model, route.card.bytes)
@@ -99,7 +102,13 @@ class Automatic:
 
         raised = self._raised.holds(request, self._clock())
         wish = NAMES[request.model]
-        return auto.pick(request, wish, candidate(pair.quick), candidate(pair.reasoning), raised=raised)
+        quick, reasoning = candidate(pair.quick), candidate(pair.reasoning)
+        try:
+            return auto.pick(request, wish, quick, reasoning, raised=raised)
+        except BadRequest as error:
+            if not passing:
+                raise
+            raise NotReady(error.message, retry_after=passing[0].retry_after) from error
 
 
 def _card(model: str, nodes: Sequence[Node]) -> ModelCard:

@@ -14,9 +14,9 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from exo.errors import EngineFailed, ExoError, NotReady
 from exo.shards.frames import Failed
@@ -151,9 +151,11 @@ class ModelProcess:
             over = True
             raise
         finally:
-            if not over:
-                await self._abort(id)
-            self._busy = False
+            try:
+                if not over:
+                    await _to_the_end(self._abort(id))
+            finally:
+                self._busy = False
 
     def abort(self) -> None:
         """Has the run under way stop early; its events go on to their `Finished`."""
@@ -248,6 +250,11 @@ class ModelProcess:
                 head = await self._reader.readexactly(frames.LENGTH.size)
                 body = await self._reader.readexactly(*frames.LENGTH.unpack(head))
                 self._frames.put_nowait(frames.decode_from_worker(body))
+        except (ValueError, RecursionError) as error:
+            # Nothing that comes behind it could be told apart.
+            log.error("the process of the NPU runtime says what is none of its messages: %s", error)
+            self._kill()
+            self._frames.put_nowait(None)
         except (asyncio.IncompleteReadError, ConnectionError):
             self._frames.put_nowait(None)
 
@@ -263,3 +270,16 @@ class ModelProcess:
                 self._first_lines.append(text)
             log.debug("[%d] %s", self._process.pid, text)
         self._log_marked.set()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does it all, and is cancelled after that: a run that was left would be met by the next one."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled:
+        raise cancelled

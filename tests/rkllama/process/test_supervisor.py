@@ -292,6 +292,31 @@ async def test_a_runtime_that_does_not_stop_is_ended(start: Start) -> None:
     assert not process.alive
 
 
+async def test_who_is_cancelled_again_meanwhile_leaves_no_run_behind(start: Start) -> None:
+    """As a time-out does it, and then a client that leaves: the next run would meet this one, or the process
+    be taken for busy for ever."""
+    process, begun = (
+        await start(STANDIN_FAULT="slow-abort:150", STANDIN_ABORT_ON_REENTRY="1"),
+        asyncio.Event(),
+    )
+    whole = await answer(process)
+
+    async def ask() -> None:
+        async with aclosing(process.run(SUM)) as events:
+            async for _ in events:
+                begun.set()
+
+    asking = asyncio.create_task(ask())
+    await begun.wait()
+    for _ in range(3):
+        asking.cancel()
+        # It comes to where it waits for the runtime.
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await answer(process) == whole
+
+
 async def test_a_slow_abort_is_waited_for(start: Start) -> None:
     process = await start(STANDIN_FAULT="slow-abort:150", STANDIN_ABORT_ON_REENTRY="1")
     whole = await answer(process)

@@ -9,7 +9,7 @@ import msgspec
 
 from exo.chat import ChatRequest, Delta
 from exo.choice.routing import missing
-from exo.cli import options
+from exo.cli import https, options
 from exo.cli.chat.route import Origin, origin
 from exo.errors import (
     BadRequest,
@@ -110,7 +110,7 @@ class Server(Remote):
 async def asked(url: str | None, stack: AsyncExitStack) -> Asked:
     """What answers at `url`, or here, until `stack` is closed."""
     node = options.asked(url)
-    server = Server(node.url, key=node.key)
+    server = Server(node.url, key=node.key, tls=node.tls)
     stack.push_async_callback(server.close)
     if url or await server.alive():
         return server
@@ -143,4 +143,4 @@ def explained(error: ExoError) -> str:
     """Its message, with what can be done about it from here."""
     if isinstance(error, Unauthorized):
         return f"{error.message}; `exo run` sends what is in EXO_API_KEY"
-    return error.message
+    return error.message + https.advice(error)

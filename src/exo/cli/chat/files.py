@@ -20,8 +20,10 @@ class Files:
         file = _path(name)
         content = conversation.to_markdown(saved) if _is_markdown(file) else conversation.to_json(saved)
         try:
-            with file.open("wb" if file.resolve() in self._ours else "xb") as out:
-                out.write(content)
+            if file.resolve() in self._ours:
+                _replace(file.resolve(), content)
+            else:
+                _write_new(file, content)
         except FileExistsError as error:
             raise BadRequest(f"{file} exists, and is not this chat's: choose another name") from error
         except OSError as error:
@@ -41,6 +43,28 @@ class Files:
             raise BadRequest(f"{file}: {error.message}") from error
         self._ours.add(file.resolve())
         return saved
+
+
+def _write_new(file: Path, content: bytes) -> None:
+    """Whole or not at all, as on a full disk. Raises `FileExistsError` for one that is there."""
+    with file.open("xb") as out:
+        try:
+            out.write(content)
+            out.flush()
+        except OSError:
+            file.unlink()
+            raise
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """What was saved before stays until all of this is on the disk."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.chmod(file.stat().st_mode)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _path(name: str) -> Path:

@@ -5,6 +5,7 @@ oldest tenth makes room, so that an entry is one short write, and the file is wr
 times. Chats that run side by side add to the same file.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -48,10 +49,14 @@ class History:
     def _append(self, line: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(file, "wb") as out:
+        with os.fdopen(file, "wb", buffering=0) as out:
             # Whoever made it, and with whatever mask.
             os.fchmod(file, 0o600)
-            out.write(line.encode())
+            before = os.fstat(file).st_size
+            if out.write(line.encode()) < len(line.encode()):
+                # A full disk takes the beginning of it, which the next entry would be added to.
+                os.ftruncate(file, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _replace(self, text: str) -> None:
         new = self._path.with_name(f"{self._path.name}.{os.getpid()}")

@@ -6,7 +6,7 @@ reasoning, tool calls and stop strings are the same for every engine here (`temp
 calls block, so they are made in threads of ours (`threads`); what it reads and says is put into our values
 in one place (`dialect`).
 
-What is known of xllamacpp 2026.10 and guarded against here: it always opens an HTTP port on 127.0.0.1
+What is known of xllamacpp 2026.10 and guarded against here: it always opens an HTTP port on loopback
 (locked with a random key), a bad file gives a RuntimeError without a reason (the header is checked first),
 embeddings need a second server, tokens are told at that port only (`tokenizer`), constraints it cannot
 compile are dropped (see `constraints` and `model`), biases of tokens beyond the vocabulary are, too, and a

@@ -12,6 +12,7 @@ from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Timings, Usag
 from exo.engine import SpellRequest, check_tokens
 from exo.engines.llamacpp import dialect, tokenizer
 from exo.engines.llamacpp.marks import Marks
+from exo.engines.llamacpp.server import give_back
 from exo.engines.llamacpp.threads import Threads
 from exo.errors import BadRequest, ExoError
 from exo.generation.reading import prompt_of
@@ -131,6 +132,7 @@ class LlamaCppModel:
         if any(servers):
             # In a thread, because their destructors wait for llama.cpp's own threads.
             await self._threads.run(servers.clear)
+            await self._threads.run(give_back)
         self._threads.close()
 
     def _failure(self, error: Mapping[str, Any], param: str) -> ExoError:

@@ -1,6 +1,9 @@
 """llama.cpp's server, as this process starts it."""
 
+import ctypes
 import secrets
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +31,20 @@ def start_server(
     embeddings: bool = False,
     key: str | None = None,
 ) -> Any:
-    """Starts one of llama.cpp's servers in this process. Blocks while the weights are read. Its port on
-    127.0.0.1 wants to see `key`, or else one that nobody has."""
+    """Starts one of llama.cpp's servers in this process. Blocks while the weights are read. Its port on this
+    machine's own address wants to see `key`, or else one that nobody has."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
+    params.hostnames = [_loopback()]
     params.api_keys = [key or secrets.token_urlsafe()]
     params.verbosity = -1
     params.warmup = False
     params.n_parallel = slots
     params.n_ctx = slots * context
+    # Else up to 8 GiB of former prompts stay in memory beside the slots, which nobody planned for.
+    params.cache_ram_mib = 0
     params.n_batch = params.n_ubatch = PREFILL_STEP
     if threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -59,6 +65,26 @@ def start_server(
     # Its loop starts some time after the constructor returns, and never ends if the destructor comes before.
     server.handle_completions({"prompt": "", "n_predict": 0, "stream": False})
     return server
+
+
+def give_back() -> None:
+    """Hands memory that was freed to the system. glibc else keeps it in its arenas, of which threads have
+    different ones, and the next server has other threads: with each one more of it stays."""
+    if sys.platform == "linux":
+        # Of another libc there is nothing of the name.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _loopback() -> str:
+    """This machine's own address, which on one with IPv6 alone is no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError:
+            return "::1"
+    return "127.0.0.1"
 
 
 def _says_how_to_pool(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """What llama.cpp's tokenizer says, asked of the HTTP side of its server in this process.
 
-xllamacpp 2026.10 hands out answers and embeddings by calls, but tokens over HTTP only, at a port on 127.0.0.1
+xllamacpp 2026.10 hands out answers and embeddings by calls, but tokens over HTTP only, at a port on loopback
 that it opens anyway. Each of these calls blocks for as long as that takes: a millisecond for a thousand
 tokens, whatever the server's slots do.
 """
