@@ -21,6 +21,7 @@ NAMES = (
     "npu_clients",
     "npu_process",
     "npu_pace",
+    "traces",
     "cluster",
     "cluster_forwarding",
     "cluster_killed",
@@ -29,6 +30,7 @@ NAMES = (
     "layers_engines",
     "layers_split",
     "layers_hop",
+    "soak",
 )
 
 _HEAD = """\

@@ -79,6 +79,13 @@ class Overloaded(ExoError):
     code = "overloaded"
 
 
+class RateLimited(Overloaded):
+    """This client has had what it may have in a minute; `retry_after` says when there is more. Elsewhere it
+    may be served, so it is passed on as an `Overloaded` is."""
+
+    code = "rate_limit_exceeded"
+
+
 class EngineFailed(ExoError):
     """The engine, or the server behind it, broke while loading or answering."""
 
@@ -114,6 +121,7 @@ STATUS: Mapping[type[ExoError], int] = {
     MethodNotAllowed: 405,
     RequestTooLarge: 413,
     Overloaded: 429,
+    RateLimited: 429,
     EngineFailed: 502,
     ConnectionLost: 502,
     NotReady: 503,

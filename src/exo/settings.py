@@ -10,10 +10,20 @@ from exo.cards import Dtype, Share
 from exo.notify import Supervisor
 
 
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files for HTTPS: the certificate that clients are shown, with those of the CAs between behind it,
+    and its key. With a `client_ca`, clients have to show one of that CA."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`keepalive` is the seconds of silence after which a stream gets a comment, `grace` those that answers
-    under way get at shutdown. `max_body` is in bytes. With a `key`, every request must carry it as a bearer
-    token. A `supervisor` is told how the server is."""
+    under way get at shutdown. `max_body` is in bytes. With a `key`, or `keys` in the file of
+    that name (see `exo.admission.keyfile`), every request must carry one as a bearer token; without, each
+    address may send so many `requests_per_minute`. A `supervisor` is told how the server is."""
 
     host: str = "0.0.0.0"
     port: int = 52415
@@ -22,7 +32,21 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int = 8 << 20
     cors_origins: tuple[str, ...] = ()
     key: str | None = None
+    keys: Path | None = None
+    requests_per_minute: int | None = None
     supervisor: Supervisor | None = None
+    tls: TlsSettings | None = None
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """What clients speak to it."""
+        return "https" if self.tls else "http"
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as a client writes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +100,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `context` caps what models offer; a model idle for `idle_seconds` is unloaded (None: never); an answer of
     which nothing comes for `silence` seconds after its turn came has failed, or for those that `silence_for`
     gives its model; those in `preload` are loaded at start, and it is not ready before `wait_for_peers` other
-    nodes are there. Of a download at most `parallel_downloads` files come at once.
+    nodes are there. Of a download at most `parallel_downloads` files come at once. Traces are sent to the
+    collector whose URL is `traces`.
     """
 
     http: HttpSettings = HttpSettings()
@@ -98,3 +123,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wait_for_peers: int = 0
     parallel_downloads: int = 4
     preload: tuple[str, ...] = ()
+    traces: str | None = None

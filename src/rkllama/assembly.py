@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from exo.http.server import listen, serve, stop_on_signals, warn_if_open
 from exo.node.local import LocalNode
 from exo.residency.residency import Limits, Residency
 from exo.settings import Defaults, HttpSettings
+from exo.traces.opening import opened
 from rkllama.engine import RkllmEngine
 from rkllama.metrics import NpuMetrics
 from rkllama.models.catalogue import Models
@@ -46,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `library` is the vendor's, of `release` or the one it shows to be. `cpus` is a mask of the CPU cores that
     the runtime may use. `memory`, in bytes, is for all models together, `waiting` requests may queue, a model
     idle for `idle_seconds` is unloaded (None: never), those in `preload` are loaded at start. `hub` is where
-    models are downloaded from. The machine's own files are under `root`.
+    models are downloaded from. The machine's own files are under `root`. `traces` is the URL of the collector
+    that traces are sent to.
     """
 
     http: HttpSettings
@@ -62,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hub: str | None = None
     hub_token: str | None = None
     root: Path = Path("/")
+    traces: str | None = None
 
 
 async def run(settings: Settings) -> None:
@@ -73,18 +77,24 @@ async def run(settings: Settings) -> None:
     sock = listen(settings.http.host, settings.http.port)
     with contextlib.closing(sock):
         http = msgspec.structs.replace(settings.http, port=sock.getsockname()[1])
+        traces = opened(settings.traces, service="rkllama", instance=f"{platform.node()}:{http.port}")
         models = Models(settings.models, hub=settings.hub, token=settings.hub_token)
         metrics = NpuMetrics(exo.__version__, lambda: _memory(engine))
         engine = RkllmEngine(
-            models, settings.library, release=settings.release, cpus=settings.cpus, on_answer=metrics.inferred
+            models,
+            settings.library,
+            release=settings.release,
+            cpus=settings.cpus,
+            on_answer=metrics.inferred,
+            traces=traces,
         )
         # How long an answer may be silent is the engine's to say: it knows the prompt.
         limits = Limits(settings.memory, settings.waiting, settings.idle_seconds, silence=None)
-        residency = Residency([engine], models, limits, metrics)
+        residency = Residency([engine], models, limits, metrics, traces=traces)
         metrics.watch_waiting(lambda: residency.waiting)
         node = LocalNode(
             id="rkllama",
-            url=f"http://{http.host}:{http.port}",
+            url=http.url,
             version=exo.__version__,
             device=devices.detect(settings.root),
             shelf=models,
@@ -96,7 +106,14 @@ async def run(settings: Settings) -> None:
         for model in settings.preload:
             await node.card(model)
         to_load = list(settings.preload)
-        desk = Desk(node, metrics, http, lambda: _why_not_ready(models, to_load))
+        desk = Desk(
+            node,
+            metrics,
+            http,
+            lambda: _why_not_ready(models, to_load),
+            idle_seconds=settings.idle_seconds,
+            traces=traces,
+        )
         app = build(
             desk,
             openai_routes.routes(prefixes=("/v1",)),
@@ -110,9 +127,9 @@ async def run(settings: Settings) -> None:
         )
         app.on_response_prepare.append(metrics.answered)
         stop = stop_on_signals(desk)
-        log.info("listening on http://%s:%d", http.host, http.port)
+        log.info("listening on %s", http.url)
         log.info("models: %s", ", ".join(models) or f"none in {models.folder}")
-        warn_if_open(http)
+        warn_if_open(desk)
         preloading = asyncio.create_task(_preload(residency, to_load))
         try:
             await serve(app, sock, stop)
@@ -120,6 +137,7 @@ async def run(settings: Settings) -> None:
             preloading.cancel()
             await asyncio.wait([preloading])
             await residency.close()
+            await traces.close()
 
 
 async def _preload(residency: Residency, to_load: list[str]) -> None:

@@ -29,6 +29,7 @@ class Said(NamedTuple):
 _TEXTS: Mapping[str, Sequence[str]] = {
     "engine.only": ("dummy", "mlx", "llamacpp"),
     "models.*.split": ("a:0-1", "b:0-2", "c:0-3"),
+    "traces.url": ("http://a:4318", "https://b", "http://c/v1/traces"),
 }
 _LISTS: Mapping[str, Sequence[Sequence[str]]] = {
     "upstreams.urls": (["http://a"], ["http://b", "http://c:1"], ["http://d"]),

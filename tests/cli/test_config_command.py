@@ -255,10 +255,10 @@ def test_a_command_asks_this_machines_node_where_it_is_told_to_listen(
 ) -> None:
     lines = "".join(f"{name} = {value}\n" for name, value in said.items())
     (tmp_path / "config.toml").write_text(f"[http]\n{lines}")
-    assert options.asked(None) == (asked, None)
+    assert options.asked(None) == (asked, None, None)
     bare.setenv("EXO_PORT", "77")
     assert options.asked(None).url.endswith(":77")
-    assert options.asked("http://elsewhere") == ("http://elsewhere", None)
+    assert options.asked("http://elsewhere") == ("http://elsewhere", None, None)
 
 
 def test_the_key_of_this_machines_node_is_not_sent_elsewhere(

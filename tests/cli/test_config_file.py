@@ -239,6 +239,7 @@ _MORE_THAN_A_FORM = {
     "models.*.split",
     "models.seed_dir",
     "cluster.nodes_file",
+    "traces.url",
 }
 
 

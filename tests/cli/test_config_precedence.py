@@ -110,7 +110,12 @@ _WITH = {
     "cluster.discovery": ["--host", "0.0.0.0"],
     "upstreams.key": ["--upstream", "http://h"],
     "models.*.split": ["--node-id", "c"],
+    "http.tls_cert": ["--host", "127.0.0.1"],
+    "http.tls_key": ["--host", "127.0.0.1"],
+    "http.tls_client_ca": ["--host", "127.0.0.1", "--tls-cert", "c", "--tls-key", "k"],
 }
+# What is half of something, and the other half.
+_OTHER_HALF = {"http.tls_cert": ["--tls-key", "k"], "http.tls_key": ["--tls-cert", "c"]}
 
 
 @EVERY
@@ -128,7 +133,7 @@ def test_what_is_said_reaches_the_nodes_settings(
     *_, said = three(setting, tmp_path)
     for name, text in in_environment(setting, said).items():
         monkeypatch.setenv(name, text)
-    assert node_of(with_it) != before
+    assert node_of([*with_it, *_OTHER_HALF.get(setting.key, [])]) != before
 
 
 def node_of(flags: list[str]) -> object:

@@ -403,6 +403,17 @@ async def test_without_the_secret_nothing_is_passed_on(cluster: Cluster) -> None
         await stranger.close()
 
 
+async def test_a_node_that_does_not_let_this_one_in_is_passed_over_and_no_fault_of_the_client(
+    cluster: Cluster,
+) -> None:
+    a, b, c = await cluster.add("a", "b", "c")
+    for machine in (b, c):
+        await machine.put("m", Fail("another key, please", "unauthorized"))
+    with pytest.raises(NotReady, match=r"[bc] does not let this node in \(another key, please\)"):
+        await answer(a.node, request())
+    assert a.failovers == Counter({"before": 1})
+
+
 async def test_embeddings_have_no_engine_here(cluster: Cluster) -> None:
     a, b = await cluster.add("a", "b")
     await b.put("m")

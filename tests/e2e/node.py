@@ -73,7 +73,7 @@ class Node:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.url = re.findall(r"listening on (http://\S+)", self.line("listening on"))[0]
+            self.url = re.findall(r"listening on (https?://\S+)", self.line("listening on"))[0]
         except BaseException:
             self.kill()
             raise

@@ -20,9 +20,7 @@ from .conftest import Start
 from .node import HANG, PATIENCE, Node, environment, text, wait, write_script
 
 # The same program, except that nobody else's node on the usual port is taken for one of the test's own.
-_ALONE = (
-    "import exo.cli.options as o; o.LOCAL_URL = 'http://127.0.0.1:{port}'; import exo.main; exo.main.main()"
-)
+_ALONE = "import os; os.environ['EXO_PORT'] = '{port}'; import exo.main; exo.main.main()"
 
 
 def command(*arguments: str, local_port: int | None = None) -> list[str]:

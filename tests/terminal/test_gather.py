@@ -5,13 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from exo.assembly import Parts, tied_together
 from exo.cards import Progress
 from exo.chat import ChatRequest, Message
 from exo.cluster.reach import reachable_at
 from exo.metrics import Answer
-from exo.settings import HttpSettings, Settings
+from exo.settings import HttpSettings, Settings, TlsSettings
 from exo.store.catalogue import BUNDLED
 from exo.terminal.gather import Gatherer, access, urls
 from exo.terminal.recent import Log, Requests
@@ -86,8 +87,19 @@ def test_a_node_is_opened_at_what_it_listens_on() -> None:
     assert sorted(others) == sorted(f"http://{each}:1" for each in reachable_at("0.0.0.0"))
 
 
+def test_keys_of_a_file_close_it_too(tmp_path: Path) -> None:
+    http = HttpSettings(host="0.0.0.0", keys=tmp_path / "keys.json")
+    assert access(http) == "open"
+    (tmp_path / "keys.json").touch()
+    assert access(http) == "key"
+
+
 def test_it_says_for_whom_it_is_open() -> None:
     assert access(LOCAL) == "here"
     assert access(HttpSettings(host="0.0.0.0")) == "open"
+    files = TlsSettings(certificate=Path("a"), key=Path("b"))
+    assert access(HttpSettings(tls=files)) == "open"
+    assert access(HttpSettings(tls=replace(files, client_ca=Path("c")))) == "certificate"
+    assert urls(HttpSettings(host="127.0.0.1", port=1, tls=files)) == ("https://127.0.0.1:1",)
     assert access(HttpSettings(host="192.168.1.2")) == "open"
     assert access(HttpSettings(host="0.0.0.0", key="k")) == "key"

@@ -4,6 +4,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from exo.nodes import Cluster, Device, Node
 from exo.wire.prometheus import answer, target_groups
@@ -58,6 +59,20 @@ def test_an_npu_server_of_two_nodes_is_scraped_once() -> None:
 def test_with_certificates_the_port_of_the_api_is_the_one_before() -> None:
     me = node("pc", "https://0.0.0.0:52416", addresses=("192.168.1.9",))
     assert told(Cluster(me=me)) == [("192.168.1.9:52415", "exo", "pc")]
+
+
+def test_a_node_that_says_where_its_api_is_is_scraped_there_and_so() -> None:
+    """With certificates `url` is not it, and without another node it is, be it HTTPS or not."""
+    alone = replace(node("pc", "https://0.0.0.0:443"), api="https://0.0.0.0:443")
+    plain = replace(node("a", "https://0.0.0.0:52416", addresses=("10.0.0.1",)), api="http://0.0.0.0:52415")
+    both = replace(plain, id="b", addresses=("10.0.0.2",), api="https://0.0.0.0:52415")
+    me = replace(alone, addresses=("10.0.0.9",))
+    groups = json.loads(answer(target_groups(Cluster(me=me, peers=(plain, both)), "exo", "10.0.0.9")))
+    assert [(each["targets"], each["labels"].get("__scheme__")) for each in groups] == [
+        (["10.0.0.9:443"], "https"),
+        (["10.0.0.1:52415"], None),
+        (["10.0.0.2:52415"], "https"),
+    ]
 
 
 def test_ipv6_is_put_into_brackets() -> None:

@@ -28,6 +28,7 @@ from exo.residency.residency import Limits, Residency, Why
 from exo.settings import Settings
 from exo.shards.engine import LayersEngine, Split
 from exo.store.catalogue import Catalogue
+from exo.traces.opening import opened
 
 
 class _Observers:
@@ -97,13 +98,22 @@ class Parts:
         limits = Limits(
             settings.memory, settings.waiting, settings.idle_seconds, settings.silence, settings.silence_for
         )
+        self.traces = opened(settings.traces, service="exo", instance=settings.node_id)
         self.watch = Watch()
         self.speeds = Speeds()
         observers = _Observers(self.metrics, self.speeds)
-        self.residency = Residency(self.engines, self.shelf, limits, observers, self._changed)
+        self.residency = Residency(
+            self.engines, self.shelf, limits, observers, self._changed, traces=self.traces
+        )
         self.metrics.watch_waiting(lambda: self.residency.waiting)
         self.upstreams = [
-            Upstream(each, silence=settings.silence, silence_for=settings.silence_for, changed=self._changed)
+            Upstream(
+                each,
+                silence=settings.silence,
+                silence_for=settings.silence_for,
+                changed=self._changed,
+                traces=self.traces,
+            )
             for each in settings.upstreams
         ]
         self.node = LocalNode(
@@ -120,6 +130,7 @@ class Parts:
             changed=self._changed,
             remedy=self.shelf.remedy,
             npu_servers=tuple(each.url for each in settings.upstreams if each.kind == "rkllm"),
+            api=self._api,
         )
         self.metrics.watch(self.node.state, settings.folders[-1] if settings.folders else None)
         self.readiness = Readiness(self.shelf, self.engines, self.upstreams)
@@ -176,8 +187,11 @@ class Parts:
 
     @property
     def _url(self) -> str:
-        http = self._settings.http
-        return self._around.url or f"http://{http.host}:{http.port}"
+        return self._around.url or self._api
+
+    @property
+    def _api(self) -> str:
+        return self._settings.http.url
 
     async def ask_upstreams(self) -> None:
         """Finds out which models the servers have, as far as they say so soon."""
@@ -189,11 +203,12 @@ class Parts:
         self.watch.end()
 
     async def close(self) -> None:
-        """Stops downloads, unloads everything, and lets go of the servers."""
+        """Stops downloads, unloads everything, lets go of the servers, and sends what is left of traces."""
         await self.shelf.downloads.close()
         await self.residency.close()
         for upstream in self.upstreams:
             await upstream.close()
+        await self.traces.close()
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from exo.assembly.parts import Parts
+from exo.cluster.network import addresses
+from exo.cluster.reach import reachable_at
 from exo.http import (
     anthropic_routes,
     cluster_routes,
@@ -48,10 +50,11 @@ async def serve_node(
     secret: bytes | None = None,
     peers: tuple[socket.socket, ssl.SSLContext] | None = None,
     display: Display | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Serves at `sock` until SIGINT or SIGTERM: what answers is `served`, the node itself or its cluster.
-    Other nodes show that they know `secret`, or come with a certificate to the port for `peers`. `display`
-    shows it all to whoever started the node.
+    """Serves at `sock` until SIGINT or SIGTERM, with `tls` over HTTPS: what answers is `served`, the node
+    itself or its cluster. Other nodes show that they know `secret`, or come with a certificate to the port
+    for `peers`. `display` shows it all to whoever started the node.
 
     Raises `ModelNotFound` for a model to preload that is not here.
     """
@@ -74,6 +77,8 @@ async def serve_node(
         secret,
         certified=peers is not None,
         automatic=automatic,
+        traces=parts.traces,
+        idle_seconds=settings.idle_seconds,
     )
     page = page_routes.assets()
     app = build(
@@ -92,18 +97,28 @@ async def serve_node(
         open_paths=page,
     )
     stop = stop_on_signals(desk)
-    log.info("listening on http://%s:%d", http.host, http.port)
+    log.info("listening on %s", http.url)
+    if http.host == "0.0.0.0" and addresses() and not reachable_at(http.host):
+        log.warning("others reach 0.0.0.0 by IPv4, of which this machine has no address: use --host ::")
     log.info("models: %s", ", ".join(sorted(card.id for card in parts.node.state().cards)) or "none")
-    warn_if_open(http)
-    if http.key and served is not parts.node and secret is None and peers is None:
-        log.warning(
-            "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
-        )
+    warn_if_open(desk)
+    if http.requests_per_minute and desk.guard.asks:
+        log.warning("--requests-per-minute has no effect: this node has keys, which have limits of their own")
+    if served is not parts.node and peers is None:
+        if http.key and secret is None:
+            log.warning(
+                "EXO_API_KEY is sent to every node that joins this open cluster: set EXO_CLUSTER_SECRET, too"
+            )
+        if not http.key and desk.guard.asks:
+            log.warning(
+                "other nodes cannot pass requests on to this one, as they have none of its keys: set the "
+                "same EXO_API_KEY on all nodes, or make certificates with exo cluster init"
+            )
     preloading = asyncio.create_task(parts.readiness.preload(settings.preload, parts.node.load))
     leaving = asyncio.create_task(_then(stop, parts.leave))
     try:
         async with display(parts, served, http, stop) if display else nullcontext():
-            await serve(app, sock, stop, peers)
+            await serve(app, sock, stop, peers, tls)
     finally:
         for task in (preloading, leaving):
             task.cancel()

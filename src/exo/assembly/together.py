@@ -18,9 +18,13 @@ from exo.settings import Settings
 
 
 async def serve_together(
-    settings: Settings, cluster: ClusterSettings, sock: socket.socket, display: Display | None = None
+    settings: Settings,
+    cluster: ClusterSettings,
+    sock: socket.socket,
+    display: Display | None = None,
+    api_tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, and leaves the cluster."""
+    """Serves until SIGINT or SIGTERM, with `api_tls` over HTTPS, and leaves the cluster."""
     others: list[Node] = []
 
     def see(nodes: Sequence[Node]) -> None:
@@ -56,6 +60,7 @@ async def serve_together(
                 tls=tls,
                 on_failover=lambda when: metrics.failovers.labels(when).inc(),
                 on_route=metrics.routed,
+                traces=parts.traces,
             )
             membership = Membership(cluster, parts.node.state, see)
             try:
@@ -63,7 +68,7 @@ async def serve_together(
                 await parts.ask_upstreams()
                 await membership.start()
                 parts.readiness.wait_for(settings.wait_for_peers, lambda: len(others))
-                await serve_node(parts, together, settings, sock, cluster.secret, peers, display)
+                await serve_node(parts, together, settings, sock, cluster.secret, peers, display, api_tls)
             finally:
                 await membership.close()
                 await together.close()

@@ -13,6 +13,7 @@ from exo.cli.cluster import cluster
 from exo.cli.config import config
 from exo.cli.doctor import doctor
 from exo.cli.downloads import pull, rm, show
+from exo.cli.key import key
 from exo.cli.models import list_models, ps
 from exo.cli.nodes import nodes, spread
 from exo.cli.plan import plan
@@ -63,6 +64,7 @@ app.add_command(nodes)
 app.add_command(spread)
 app.add_command(bench)
 app.add_command(cluster)
+app.add_command(key)
 app.add_command(config)
 app.add_command(doctor)
 app.add_command(install_service)

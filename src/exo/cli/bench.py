@@ -25,7 +25,7 @@ from exo.benchmark.results import (
     to_json,
 )
 from exo.chat import ChatRequest, Finished, Message, Sampling
-from exo.cli import completion, options
+from exo.cli import completion, https, options
 from exo.cli.tables import print_table
 from exo.errors import (
     UNFINISHED,
@@ -41,6 +41,8 @@ from exo.errors import (
 from exo.nodes import Cluster
 
 if TYPE_CHECKING:
+    import ssl
+
     from exo.http.remote import Remote
 
 # A server that is no node says nothing while it loads a model or reads a long prompt.
@@ -107,7 +109,7 @@ def bench(
     measuring = Measuring(asked.url.rstrip("/").removesuffix("/v1"), runs, max_tokens, sys.stderr)
     stopped = False
     try:
-        asyncio.run(_measure(measuring, models, asked.key))
+        asyncio.run(_measure(measuring, models, asked.key, asked.tls))
     except KeyboardInterrupt:
         stopped = True
     measuring.clear()
@@ -202,8 +204,10 @@ class Measuring:
             self._out.flush()
 
 
-async def _measure(measuring: Measuring, models: Sequence[str], key: str | None) -> None:
-    async with _server(measuring.url, key) as remote:
+async def _measure(
+    measuring: Measuring, models: Sequence[str], key: str | None, tls: "ssl.SSLContext | None"
+) -> None:
+    async with _server(measuring.url, key, tls) as remote:
         measuring.models = tuple(dict.fromkeys(await _chosen(remote, models)))
         measuring.cluster = await _told(remote, "/v1/cluster", Cluster)
         if _is_here(measuring.url):
@@ -227,10 +231,10 @@ def _is_here(url: str) -> bool:
 
 
 @asynccontextmanager
-async def _server(url: str, key: str | None) -> "AsyncIterator[Remote]":
+async def _server(url: str, key: str | None, tls: "ssl.SSLContext | None") -> "AsyncIterator[Remote]":
     from exo.http.remote import Remote
 
-    remote = Remote(url, key=key, silence=_SILENCE)
+    remote = Remote(url, key=key, silence=_SILENCE, tls=tls)
     try:
         yield remote
     finally:
@@ -245,7 +249,8 @@ async def _chosen(remote: "Remote", models: Sequence[str]) -> Sequence[str]:
     try:
         cards = openai.decode_models(await remote.get("/v1/models"), "remote")
     except NotReady as error:
-        raise NotReady(f"{error.message}; `exo` starts a node, --url names another server") from error
+        remedy = https.advice(error) or "; `exo` starts a node, --url names another server"
+        raise NotReady(f"{error.message}{remedy}") from error
     except (NotFound, MethodNotAllowed):
         if models:
             return models  # a server without a list

@@ -9,6 +9,7 @@ import click
 from exo.cli import options
 from exo.cluster.certificates import tls_files
 from exo.cluster.settings import ClusterSettings, TlsFiles
+from exo.private import exposed
 
 Discovery: TypeAlias = Literal["udp", "manual", "tailscale", "none"]
 
@@ -63,10 +64,15 @@ def settings(
 
 
 def certificates(folder: Path) -> TlsFiles | None:
-    """The cluster's certificates, where this machine has joined one that has them."""
+    """The cluster's certificates, where this machine has joined one that has them. Raises `UsageError` where
+    some are missing, or others can read the key."""
     files = tls_files(folder)
     there = {path.name: path.exists() for path in (files.ca, files.certificate, files.key)}
     if any(there.values()) and not all(there.values()):
         lacks = " and ".join(name for name, exists in there.items() if not exists)
         raise click.UsageError(f"{folder} lacks {lacks}; run exo cluster join again")
-    return files if all(there.values()) else None
+    if not all(there.values()):
+        return None
+    if remedy := exposed(files.key, files.key.stat()):
+        raise click.UsageError(f"others can read {files.key}: {remedy}")
+    return files

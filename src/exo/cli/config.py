@@ -8,6 +8,7 @@ import click
 from exo.cli.keys import CONFIG, SETTINGS
 from exo.cli.serve import node_settings
 from exo.configuration.show import SCHEMA_FILE, Subject, config_command
+from exo.errors import NotReady
 
 _HEAD = """\
 What `exo serve` is told; docs/CONFIGURATION.md says more. This file is looked for at EXO_HOME/config.toml, \
@@ -26,6 +27,13 @@ example_text, schema_text = SUBJECT.example, SUBJECT.schema
 
 def _reckoned(context: click.Context) -> Mapping[str, Any]:
     settings, cluster = node_settings(context)
+    if settings.http.tls:
+        from exo.http import pem
+
+        try:
+            pem.load(settings.http.tls)
+        except NotReady as error:
+            raise click.UsageError(error.message) from error
     return {
         "memory": settings.memory,
         "node_id": settings.node_id,

@@ -80,6 +80,8 @@ def _scope(url: str | None, peers: tuple[str, ...]) -> "Scope":
         url=asked.url,
         asked_for=url is not None,
         key=asked.key,
+        trust=asked.tls,
+        tls=settings.http.tls,
         secret=(cluster.secret or b"").decode(),
         environment=environment,
         unknown=unknown,

@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from exo.cards import ModelCard
-from exo.cli import bars, completion, options
+from exo.cli import bars, completion, https, options
 from exo.cli.tables import size
-from exo.errors import ModelNotFound
+from exo.errors import ModelNotFound, NotReady
 from exo.nodes import Cluster
 
 if TYPE_CHECKING:
@@ -152,11 +152,13 @@ async def _shelf(url: str | None, parallel: int = 4) -> AsyncIterator["Owner | C
     from exo.http.owner import Owner
 
     asked = options.asked(url)
-    owner = Owner(asked.url, key=asked.key)
+    owner = Owner(asked.url, key=asked.key, tls=asked.tls)
     try:
         if url or await owner.alive():
             yield owner
             return
+    except NotReady as error:
+        raise NotReady(f"{error.message}{https.advice(error)}") from error
     finally:
         await owner.close()
     catalogue = _catalogue(parallel)

@@ -63,6 +63,27 @@ SETTINGS: tuple[Setting, ...] = (
         type=click.IntRange(0, 65535),
         help="Port to listen on; 0 takes a free one.",
     ),
+    flag(
+        "http.tls_cert",
+        "--tls-cert",
+        type=click.Path(path_type=Path),
+        sample="/etc/exo/tls/fullchain.pem",
+        help="Serve HTTPS with the certificate in this PEM file, and those of the CAs between behind it.",
+    ),
+    flag(
+        "http.tls_key",
+        "--tls-key",
+        type=click.Path(path_type=Path),
+        sample="/etc/exo/tls/privkey.pem",
+        help="Its key, in a PEM file that only its owner may read (chmod 600).",
+    ),
+    flag(
+        "http.tls_client_ca",
+        "--tls-client-ca",
+        type=click.Path(path_type=Path),
+        sample="/etc/exo/tls/client-ca.pem",
+        help="Serve only clients that show a certificate of the CA in this PEM file.",
+    ),
     *secret("http.api_key", "api_key", "EXO_API_KEY", "Asked of every client.", "/etc/exo/api-key"),
     flag(
         "http.cors_origins",
@@ -91,7 +112,7 @@ SETTINGS: tuple[Setting, ...] = (
         "models.default",
         "--default-model",
         shell_complete=_here,
-        sample="qwen2.5-1.5b",
+        sample="qwen-2.5-1.5b",
         help="Model for requests that name none.",
     ),
     flag(
@@ -100,7 +121,7 @@ SETTINGS: tuple[Setting, ...] = (
         multiple=True,
         metavar="MODEL",
         shell_complete=_here,
-        sample=["qwen2.5-1.5b"],
+        sample=["qwen-2.5-1.5b"],
         help="Load this model at start. May be repeated.",
         about="Models that are loaded at start.",
     ),
@@ -179,7 +200,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--auto-quick",
         metavar="MODEL",
         shell_complete=_here,
-        sample="qwen2.5-1.5b",
+        sample="qwen-2.5-1.5b",
         help='The quick one of the models that "auto" chooses from.',
     ),
     flag(
@@ -238,6 +259,16 @@ SETTINGS: tuple[Setting, ...] = (
         default=64,
         type=click.IntRange(min=1),
         help="Requests that may wait; more are refused with 429.",
+    ),
+    flag(
+        "limits.requests_per_minute",
+        "--requests-per-minute",
+        type=click.IntRange(1, 10**9),
+        sample=60,
+        help="Requests that each address may send, where the node has no keys; those that only read do not "
+        "count. [default: any number]",
+        about="Requests that each address may send, where the node has no keys; those that only read do not "
+        "count. Keys have limits of their own (exo key add).",
     ),
     flag(
         "limits.idle_unload",
@@ -351,6 +382,7 @@ SETTINGS: tuple[Setting, ...] = (
         sample=8080,
         help="Port of the NPU server; 8080 without it.",
     ),
+    rows.traces("EXO_"),
     flag(
         "log.plain",
         "--disable-tui",

@@ -4,19 +4,25 @@ import platform
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from exo import commandline
-from exo.cli import keys
+from exo.cli import https, keys
 from exo.configuration import environment as variables
 from exo.configuration.command import Configured
 from exo.configuration.secrets import secret
 from exo.settings import Settings
 
+if TYPE_CHECKING:
+    import ssl
+
 # Names this program reads by themselves, without a row in `keys`' table or beside it.
-ENVIRONMENT = frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL", "EXO_CLUSTER_SECRET"})
+ENVIRONMENT = (
+    frozenset({"EXO_HOME", "EXO_API_KEY", "EXO_UPSTREAM_KEY", "EXO_URL", "EXO_CLUSTER_SECRET"})
+    | https.VARIABLES
+)
 
 LOCAL_URL = "http://127.0.0.1:52415"
 
@@ -29,10 +35,12 @@ url = click.option(
 
 
 class Asked(NamedTuple):
-    """The node that a command asks, and the key that it is sent."""
+    """The node that a command asks, the key that it is sent, and what an https:// one is trusted by and
+    shown, None being the system's CAs and nothing."""
 
     url: str
     key: str | None
+    tls: "ssl.SSLContext | None" = None
 
 
 def asked(url: str | None) -> Asked:
@@ -43,9 +51,11 @@ def asked(url: str | None) -> Asked:
     """
     key = commandline.key()
     if url:
-        return Asked(url, key)
+        url = url if "://" in url else f"http://{url}"
+        return Asked(url, key, https.context(url))
     context = configured()
-    return Asked(_local_url(context), key or secret(context, "api_key"))
+    local = _local_url(context)
+    return Asked(local, key or secret(context, "api_key"), https.context(local, context.params["tls_cert"]))
 
 
 def configured() -> click.Context:
@@ -69,9 +79,10 @@ def _local_url(context: click.Context) -> str:
     """Where this machine's node listens. One that takes a free port is not to be known from here."""
     host, port = context.params["host"], context.params["port"]
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    address = f"http://{f'[{here}]' if ':' in here else here}:{port}"
-    usual = keys.usual("host"), keys.usual("port")
-    return LOCAL_URL if (host, port) == usual or port == 0 else address
+    if port == 0:
+        here, port = "127.0.0.1", keys.usual("port")
+    scheme = "https" if context.params["tls_cert"] else "http"
+    return f"{scheme}://{f'[{here}]' if ':' in here else here}:{port}"
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
@@ -90,6 +101,13 @@ def home() -> Path:
     """Where this node keeps its files: EXO_HOME, what the configuration says, or ~/.cache/exo."""
     found: Path = configured().params["home"]
     return found.expanduser()
+
+
+def keys_file() -> Path:
+    """Where the keys are that `exo key` has made for this machine's node."""
+    from exo.admission import keyfile
+
+    return home() / keyfile.NAME
 
 
 def model_folders() -> tuple[Path, ...]:

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from exo.cli import options
-from exo.errors import NotReady
+from exo.cli import https, options
+from exo.errors import ConnectionLost, NotReady
 
 if TYPE_CHECKING:
     from exo.http.peer import Peer
@@ -17,12 +17,15 @@ async def running_node(url: str | None) -> "AsyncIterator[Peer]":
     from exo.http.peer import Peer
 
     asked = options.asked(url)
-    peer = Peer(asked.url, key=asked.key)
+    peer = Peer(asked.url, key=asked.key, tls=asked.tls)
     try:
         try:
             await peer.get("/healthcheck")
         except NotReady as error:
-            raise NotReady(f"{error.message}; `exo` starts a node, --url names another one") from error
+            remedy = https.advice(error) or "; `exo` starts a node, --url names another one"
+            raise NotReady(f"{error.message}{remedy}") from error
+        except ConnectionLost as error:
+            raise ConnectionLost(f"{error.message}{https.hint(asked.url)}") from error
         yield peer
     finally:
         await peer.close()

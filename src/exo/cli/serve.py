@@ -17,7 +17,7 @@ from exo.cli.upstreams import upstreams
 from exo.cluster.settings import ClusterSettings
 from exo.configuration.command import Configured
 from exo.configuration.secrets import secret
-from exo.settings import AutoSettings, Defaults, HttpSettings, LayersSettings, Settings
+from exo.settings import AutoSettings, Defaults, HttpSettings, LayersSettings, Settings, TlsSettings
 from exo.terminal import fitting
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class Given(TypedDict):
     home: Path
     host: str
     port: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
     api_key: str | None
     api_key_file: Path | None
     cors_origin: tuple[str, ...]
@@ -55,6 +58,7 @@ class Given(TypedDict):
     slots: int
     context: int
     max_waiting: int
+    requests_per_minute: int | None
     idle_unload: float
     max_parallel_downloads: int
     cluster_name: str
@@ -72,6 +76,7 @@ class Given(TypedDict):
     upstream_key_file: Path | None
     npu_host: str | None
     npu_port: int | None
+    traces: str | None
     disable_tui: bool
     debug: int
 
@@ -83,7 +88,8 @@ def serve(context: click.Context, /, **given: Unpack[Given]) -> None:
 
     Models are in EXO_HOME/models (default ~/.cache/exo/models): what `exo pull` has put there, .gguf files,
     and folders with config.json and safetensors. The bundled exo-demo is always there.
-    EXO_API_KEY, when set, is asked of every client. DEBUG=1 logs more.
+    EXO_API_KEY, when set, or one of the keys that `exo key` has made, is asked of every client. DEBUG=1 logs
+    more.
 
     Every option has an environment variable, --port EXO_PORT, and a key in the configuration file; `exo
     config` shows which of them count. A variable's values for an option that may be repeated are separated
@@ -138,7 +144,10 @@ def node_settings(context: click.Context) -> tuple[Settings, ClusterSettings]:
             keepalive=given["keepalive"],
             cors_origins=given["cors_origin"],
             key=secrets.get("EXO_API_KEY"),
+            keys=options.keys_file(),
+            requests_per_minute=given["requests_per_minute"],
             supervisor=notify.supervisor(os.environ, os.getpid()),
+            tls=_tls(given),
         ),
         auto=AutoSettings(quick=given["auto_quick"], reasoning=given["auto_reasoning"]),
         defaults=Defaults(
@@ -164,6 +173,7 @@ def node_settings(context: click.Context) -> tuple[Settings, ClusterSettings]:
         wait_for_peers=given["wait_for_peers"],
         parallel_downloads=given["max_parallel_downloads"],
         preload=given["preload"],
+        traces=given["traces"],
     )
     cluster = clusters.settings(
         host,
@@ -175,7 +185,29 @@ def node_settings(context: click.Context) -> tuple[Settings, ClusterSettings]:
         routers=given["router"],
         environment=secrets,
     )
+    alone = cluster.discovery == "none" and not cluster.peers and not cluster.routers
+    if settings.http.tls and not alone and not cluster.tls:
+        raise click.UsageError(
+            "--tls-cert: other nodes speak plain HTTP to the port of the API where they have no certificates "
+            "of their own, and could not reach this node; exo cluster init makes them (docs/CLUSTER.md), "
+            "--discovery-module none is for a node that looks for no other"
+        )
     return settings, cluster
+
+
+def _tls(given: Given) -> TlsSettings | None:
+    certificate, key, client_ca = given["tls_cert"], given["tls_key"], given["tls_client_ca"]
+    if certificate and key:
+        return TlsSettings(certificate=certificate, key=key, client_ca=client_ca)
+    if certificate:
+        raise click.UsageError(f"--tls-cert {certificate} needs --tls-key, the file of its key")
+    if key:
+        raise click.UsageError(f"--tls-key {key} needs --tls-cert, the file of its certificate")
+    if client_ca:
+        raise click.UsageError(
+            f"--tls-client-ca {client_ca} needs --tls-cert and --tls-key: without TLS nobody shows one"
+        )
+    return None
 
 
 def _secrets(context: click.Context) -> Mapping[str, str]:

@@ -36,10 +36,20 @@ from exo.choice.reasons import Reason, reason
 from exo.choice.routing import Asked, Route
 from exo.cluster.traffic import Traffic
 from exo.engine import SpellRequest
-from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotReady, Overloaded, Timeout
+from exo.errors import (
+    ConnectionLost,
+    EngineFailed,
+    ExoError,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    Timeout,
+    Unauthorized,
+)
 from exo.http.peer import Peer
 from exo.node.local import LocalNode
 from exo.nodes import Cluster, Node
+from exo.traces import OFF, Traces
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +61,7 @@ _SILENCE = 2.0
 _MOST_BROKEN = 2
 _MOST_TAKEN = 512
 # What another node may do better.
-_FAILURES = (NotReady, EngineFailed, Timeout, Overloaded, ModelNotFound)
+_FAILURES = (NotReady, EngineFailed, Timeout, Overloaded, ModelNotFound, Unauthorized)
 
 
 class ClusterNode:
@@ -59,7 +69,8 @@ class ClusterNode:
     machine's own affair.
 
     `peers` gives the others as they are now. `key` and `secret` are what they want to see. `on_failover` is
-    told "before" or "within" an answer, `on_route` each node that is chosen, and what spoke for it.
+    told "before" or "within" an answer, `on_route` each node that is chosen, and what spoke for it. What is
+    asked of other nodes is in `traces`.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class ClusterNode:
         tls: ssl.SSLContext | None = None,
         on_failover: Callable[[str], None] = lambda when: None,
         on_route: Callable[[str, Reason], None] = lambda node, why: None,
+        traces: Traces = OFF,
     ) -> None:
         self._here = here
         self._peers = peers
@@ -80,6 +92,7 @@ class ClusterNode:
         self._tls = tls
         self._on_failover = on_failover
         self._on_route = on_route
+        self._traces = traces
         self._remotes: dict[str, Peer] = {}
         self._traffic = Traffic(peers)
         self._taken: OrderedDict[str, str] = OrderedDict()  # of the latest requests, by id
@@ -140,10 +153,10 @@ class ClusterNode:
                         async for delta in deltas:
                             yield answer.passed(delta)
             except _FAILURES as error:
-                tried[route.node.id] = error
+                failure = tried[route.node.id] = _ours(route.node, error)
                 if not (answer.can_go_on and self._may_go_on(tried)):
-                    raise
-                log.warning("%s failed: %s", route.node.id, error.message)
+                    raise failure from error.__cause__
+                log.warning("%s failed: %s", route.node.id, failure.message)
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         if request.via:
@@ -213,10 +226,10 @@ class ClusterNode:
                 with self._traffic.on(route.node.id):
                     return await ask(self._responder(route.node), self._via(route))
             except _FAILURES as error:
-                tried[route.node.id] = error
+                failure = tried[route.node.id] = _ours(route.node, error)
                 if not self._may_go_on(tried):
-                    raise
-                log.warning("%s failed: %s", route.node.id, error.message)
+                    raise failure from error.__cause__
+                log.warning("%s failed: %s", route.node.id, failure.message)
 
     def _choose(self, asked: Asked, tried: Mapping[str, ExoError]) -> Route:
         """The best node that has not failed; raises what they failed with where none is left."""
@@ -263,6 +276,7 @@ class ClusterNode:
                 silence=_SILENCE,
                 secret=self._secret,
                 tls=self._tls,
+                traces=self._traces,
             )
         return remote
 
@@ -288,6 +302,14 @@ def _joined(failures: Sequence[ExoError], last: ExoError) -> ExoError:
         if isinstance(error, ConnectionLost):
             return NotReady(f"no node is left that could answer: {error.message}")
     return failures[0]
+
+
+def _ours(node: Node, error: ExoError) -> ExoError:
+    """What another node failed with. That it wants another key is this node's affair: its client has shown
+    the right one."""
+    if not isinstance(error, Unauthorized):
+        return error
+    return NotReady(f"{node.id} does not let this node in ({error.message}): all nodes need one EXO_API_KEY")
 
 
 class _Answer:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from exo.chat import ChatRequest, Delta, Usage
+from exo.choice.routing import asked
 from exo.engine import Responder
 from exo.errors import EngineFailed, ExoError
 from exo.metrics import Answer
@@ -85,6 +86,18 @@ class Answers:
     def usage(self, n: int) -> Usage:
         """Tokens of all answers, the prompt that `n` answers in a row share counted once."""
         return total_usage([meter.usage for meter in self._meters], n)
+
+    def spent(self) -> Usage:
+        """Tokens that the answers have taken so far. An engine tells at the end only: of an answer that does
+        not get there, each delta counts as a token, and the prompt, once it was read, as routing reckons
+        it."""
+        return total_usage([self._spent(*each) for each in zip(self._requests, self._meters, strict=True)])
+
+    @staticmethod
+    def _spent(request: ChatRequest, meter: Answer) -> Usage:
+        if meter.usage != Usage() or not meter.pieces:
+            return meter.usage
+        return Usage(prompt_tokens=asked(request).prompt, completion_tokens=meter.pieces)
 
     def fail(self, error: ExoError) -> None:
         """Ends the answers from outside: what has come can still be taken, then `take` raises."""

@@ -4,9 +4,7 @@ In order, outermost first: a request id and the access log, CORS, errors turned 
 """
 
 import asyncio
-import hmac
 import logging
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.typedefs import Handler
 
+from exo.chat import Usage
 from exo.errors import (
     STATUS,
     BadRequest,
@@ -25,11 +24,17 @@ from exo.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    RateLimited,
     RequestTooLarge,
-    Unauthorized,
 )
+from exo.http import open_files
+from exo.http.callers import OPEN, PASSABLE, authorized
 from exo.http.desk import DESK, Desk
-from exo.http.headers import CLIENT_HEADER, HOP_HEADER, PROOF_HEADER, REQUEST_ID_HEADER, proof
+from exo.http.guard import ASKER, EXPOSED, KEY, SPENT
+from exo.http.headers import REQUEST_ID_HEADER
+from exo.http.origins import could_be_anyones, may_ask
+from exo.http.traced import ARRIVED, ended
+from exo.metrics.registry import KeyStatus
 from exo.wire import openai
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,7 @@ class AccessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     remote: str
     method: str
     path: str
+    key: str = ""
     status: int = 0
     duration_ms: float = 0.0
     model: str = ""
@@ -53,7 +59,6 @@ class AccessRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
-_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 RECORD = web.RequestKey("record", AccessRecord)
 METERED = web.RequestKey("metered", bool)
 """Is set once a meter watches the request, which then counts its failure, too."""
@@ -62,8 +67,6 @@ _PROBES = frozenset({"/healthcheck", "/ready", "/metrics", "/v1/prometheus/targe
 # nginx's name for a client that leaves, who can be sent no status. One that leaves with its whole answer in
 # hand has been served.
 _LEFT = 499
-# What may be passed on in a header.
-_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -75,8 +78,9 @@ class Dialect(msgspec.Struct, frozen=True):
     error: Callable[[ExoError], bytes]
 
 
+# A balancer has no key, and learns nothing here that needs one.
+_OPEN_PATHS = frozenset({"/healthcheck", "/ready"})
 _DIALECTS = web.AppKey("dialects", list[Dialect])
-_OPEN = web.AppKey("open", frozenset[str])
 
 
 def build(
@@ -85,10 +89,10 @@ def build(
     """The application with these routes. Failures look as in the OpenAI dialect where no other has a say.
     `open_paths` are answered without the node's key, beside those that a balancer asks."""
     app = web.Application(
-        middlewares=[_recorded, _cors, _errors, _authorized], client_max_size=desk.settings.max_body
+        middlewares=[_recorded, _cors, _errors, authorized], client_max_size=desk.settings.max_body
     )
     app[DESK] = desk
-    app[_OPEN] = _OPEN_PATHS.union(open_paths)
+    app[OPEN] = _OPEN_PATHS.union(open_paths)
     app[_DIALECTS] = [table for table in tables if isinstance(table, Dialect)]
     app.on_response_prepare.append(_stamp)
     for table in tables:
@@ -108,40 +112,6 @@ def error_answer(request: web.Request, error: ExoError) -> web.Response:
     if error.retry_after is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
     return answer
-
-
-def client_of(http: web.Request) -> str:
-    """Who asks, for fairness between clients: what a node that passes the request on says, else the
-    address. Nothing is granted on the strength of it."""
-    given = http.headers.get(CLIENT_HEADER, "")
-    return given if _ID.fullmatch(given) else http.remote or ""
-
-
-def hop_of(http: web.Request) -> str:
-    """The node that passes the request on; "" for a client's own. Raises `Unauthorized` for one that cannot
-    prove that it belongs to the cluster, where that takes a secret."""
-    node = http.headers.get(HOP_HEADER, "")
-    secret = http.app[DESK].secret
-    if node and http.app[DESK].certified and not http.get_extra_info("peercert"):
-        raise Unauthorized(f"node '{node[:80]}' comes without a certificate of this cluster")
-    if node and secret is not None:
-        given = http.headers.get(PROOF_HEADER, "")
-        if not hmac.compare_digest(given.encode(errors="surrogateescape"), proof(secret, node).encode()):
-            raise Unauthorized(f"node '{node[:80]}' does not have this cluster's secret")
-    return node
-
-
-def owner_only(http: web.Request) -> None:
-    """Raises `Forbidden` unless the request may change what is on this machine: with the node's key, or where
-    there is none, from this machine itself and not through a proxy on it."""
-    if http.app[DESK].settings.key:
-        return
-    proxied = hdrs.X_FORWARDED_FOR in http.headers or hdrs.FORWARDED in http.headers
-    if proxied or (http.remote or "") not in _THIS_MACHINE:
-        raise Forbidden(
-            f"{http.path} changes what is on this machine, and is answered on the machine itself only; to "
-            "use it from elsewhere, set EXO_API_KEY here and send it as the bearer token"
-        )
 
 
 def only(http: web.Request, *names: str) -> None:
@@ -165,10 +135,11 @@ async def body_of(request: web.Request) -> bytes:
 @web.middleware
 async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = time.perf_counter()
+    request[ARRIVED] = time.time_ns()
     given = request.headers.get(REQUEST_ID_HEADER, "")
     record = request[RECORD] = AccessRecord(
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        id=given if _ID.fullmatch(given) else uuid.uuid4().hex,
+        id=given if PASSABLE.fullmatch(given) else uuid.uuid4().hex,
         remote=request.remote or "",
         method=request.method,
         path=request.path,
@@ -186,9 +157,23 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         raise asyncio.CancelledError from error
     finally:
         record.duration_ms = round((time.perf_counter() - began) * 1e3, 3)
+        ended(request, record.status, record.error)
+        if key := request.get(KEY):
+            record.key = key.name
+        if asker := request.get(ASKER):
+            desk = request.app[DESK]
+            desk.guard.left(asker, _outcome(record), request.get(SPENT, Usage()))
         level = logging.DEBUG if request.path in _PROBES else logging.INFO
         if access.isEnabledFor(level):
             access.log(level, msgspec.json.encode(record).decode())
+
+
+def _outcome(record: AccessRecord) -> KeyStatus:
+    if record.status == _LEFT:
+        return "cancelled"
+    if record.error == RateLimited.code and record.status == STATUS[RateLimited]:
+        return "limited"
+    return "error" if record.error or record.status >= 400 else "success"
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
@@ -197,21 +182,28 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
     record = request.get(RECORD)
     id = record.id if record else uuid.uuid4().hex
     response.headers[REQUEST_ID_HEADER] = response.headers["request-id"] = id  # the latter is Anthropic's
+    if asker := request.get(ASKER):
+        response.headers.update(request.app[DESK].guard.headers(asker))
     origin = request.headers.get(hdrs.ORIGIN)
     if origin and _allowed(origin, request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
         response.headers[hdrs.VARY] = hdrs.ORIGIN
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{REQUEST_ID_HEADER}, retry-after"
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
 
 
-_LOCAL_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+_EXPOSED = ", ".join((REQUEST_ID_HEADER, "retry-after", *EXPOSED))
 
 
 def _allowed(origin: str, request: web.Request) -> bool:
-    """This node's own pages, pages of this machine, and the origins the owner named."""
-    named = request.app[DESK].settings.cors_origins
-    own = origin.partition("://")[2] == request.host
-    return own or origin in named or "*" in named or bool(_LOCAL_ORIGIN.fullmatch(origin))
+    return may_ask(origin, request.headers.get(hdrs.HOST, ""), request.app[DESK].settings.cors_origins)
+
+
+def _foreign(request: web.Request) -> bool:
+    """Whether a page that is no page of this node may have sent it: one cannot have its key."""
+    desk = request.app[DESK]
+    if request.path in request.app[OPEN] or desk.guard.asks:
+        return False
+    return could_be_anyones(request.headers.get(hdrs.HOST, ""), desk.settings.cors_origins)
 
 
 @web.middleware
@@ -223,6 +215,15 @@ async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
             request,
             Forbidden(f"pages of {origin} may not use this node; its owner allows them with --cors-origin"),
         )
+    if not origin and _foreign(request):
+        host = request.headers[hdrs.HOST]
+        return error_answer(
+            request,
+            Forbidden(
+                f"a node without a key is not asked by the name {host}, which may be a web page's; ask it by "
+                f"its address, or have its owner set EXO_API_KEY, or --cors-origin http://{host}"
+            ),
+        )
     if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
         headers = {
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE, OPTIONS",
@@ -230,21 +231,6 @@ async def _cors(request: web.Request, handler: Handler) -> web.StreamResponse:
             hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
         }
         return web.Response(status=204, headers=headers)
-    return await handler(request)
-
-
-# A balancer has no key, and learns nothing here that needs one.
-_OPEN_PATHS = frozenset({"/healthcheck", "/ready"})
-
-
-@web.middleware
-async def _authorized(request: web.Request, handler: Handler) -> web.StreamResponse:
-    key = request.app[DESK].settings.key
-    if key and request.path not in request.app[_OPEN]:
-        bearer = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
-        given = [bearer, request.headers.get("x-api-key", "")]  # the latter is Anthropic's
-        if not any(hmac.compare_digest(k.encode(errors="surrogateescape"), key.encode()) for k in given):
-            raise Unauthorized("this node wants its key: send 'Authorization: Bearer KEY'")
     return await handler(request)
 
 
@@ -264,13 +250,21 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if METERED not in request and not asked:
             metrics.refused(error.code)
         if isinstance(error, EngineFailed):
-            log.error("request %s failed: %s", record.id, error.message, exc_info=error.__cause__)
+            # Where it comes of another of these kinds, the message says it all.
+            cause = None if isinstance(error.__cause__, ExoError) else error.__cause__
+            log.error("request %s failed: %s", record.id, error.message, exc_info=cause)
         return error_answer(request, error)
     except web.HTTPException as error:
         answer = error_answer(request, _from_http(request, error))
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
+    except OSError as error:
+        if not open_files.are_used_up(error):
+            return _defect(request)
+        request[RECORD].error = NotReady.code
+        request.app[DESK].metrics.refused(NotReady.code)
+        return error_answer(request, NotReady(f"this node has too many files open: {open_files.REMEDY}"))
     except Exception:
         return _defect(request)
 

@@ -10,8 +10,9 @@ from aiohttp import web
 from exo.chat import ChatRequest, Message
 from exo.choice.routing import Asked
 from exo.errors import BadRequest
-from exo.http.app import RECORD, body_of, client_of, hop_of, json_answer, only, owner_only
+from exo.http.app import RECORD, body_of, json_answer, only
 from exo.http.automatic import NAMES
+from exo.http.callers import client_of, hop_of, owner_only
 from exo.http.desk import DESK
 from exo.http.patience import answer_patiently
 from exo.http.spread import spread

@@ -7,14 +7,18 @@ from typing import Protocol
 
 from aiohttp import web
 
+from exo.admission.keyring import Keyring
+from exo.admission.rates import Limits
 from exo.cards import ModelCard, Progress, Recipe
 from exo.choice.routing import Asked, Route
 from exo.engine import Embedder, Responder, Tokenizer
 from exo.errors import ExoError, NotReady
 from exo.http.automatic import Automatic
+from exo.http.guard import Guard
 from exo.metrics import Metrics
 from exo.nodes import Cluster
 from exo.settings import HttpSettings
+from exo.traces import OFF, Traces
 
 # Seconds for telling clients that their answers have failed.
 _LAST_WORDS = 1.0
@@ -49,7 +53,10 @@ class Desk:
         *,
         certified: bool = False,
         automatic: Automatic | None = None,
+        traces: Traces = OFF,
+        idle_seconds: float | None = None,
     ) -> None:
+        """Raises `NotReady` for a file of keys that cannot be used."""
         self.served = served
         self.metrics = metrics
         self.settings = settings
@@ -59,6 +66,14 @@ class Desk:
         """Whether nodes have to show a certificate of the cluster to pass requests on."""
         self.automatic = automatic
         """What "auto" means here; None where it is no model's name."""
+        self.traces = traces
+        """Where what requests do is recorded."""
+        self.guard = Guard(
+            Keyring(settings.key, settings.keys), Limits(settings.requests_per_minute), metrics
+        )
+        """Who may ask this node, and how much."""
+        self.idle_seconds = idle_seconds
+        """How long a model that nobody uses stays in memory; None is for ever."""
         self._ready = ready
         self._under_way: set[Callable[[ExoError], None]] = set()
         self._none_under_way = asyncio.Event()

@@ -14,9 +14,10 @@ from msgspec import UNSET, UnsetType
 
 from exo.cards import ModelCard
 from exo.chat import Embeddings
-from exo.errors import BadRequest, ExoError, ModelNotFound, NotFound
-from exo.http.app import RECORD, Dialect, body_of, client_of, hop_of, json_answer, owner_only
+from exo.errors import BadRequest, ExoError, Forbidden, ModelNotFound, NotFound
+from exo.http.app import RECORD, Dialect, body_of, json_answer
 from exo.http.automatic import NAMES
+from exo.http.callers import client_of, guest, hop_of, owner_only
 from exo.http.desk import DESK
 from exo.http.replies import embed as vectors_of
 from exo.http.replies import next_step, resolved, say_route, stream_answers, unless_abandoned, whole_answers
@@ -65,11 +66,12 @@ async def _answered(http: web.Request, call: ollama.AskCall, form: ollama.Form) 
         request = await resolved(http, msgspec.structs.replace(request, model=name))
     card = await _card(http, request.model)
     ollama.check_context(call.context, card)
+    keep_alive = _granted(http, call.keep_alive, asks=call.asks)
     if not call.asks:
-        reason = await _held(http, card.id, call.keep_alive)
+        reason = await _held(http, card.id, keep_alive)
         return json_answer(form.held(card.id, created_at, reason))
     request = await resolved(http, msgspec.structs.replace(request, model=card.id))
-    async with _kept(http, card.id, call.keep_alive):
+    async with _kept(http, card.id, keep_alive):
         if call.stream:
             return await stream_answers(http, [request], 1, form.stream(card.id, created_at, elapsed))
         (deltas,) = await whole_answers(http, [request])
@@ -92,10 +94,11 @@ async def embeddings(http: web.Request) -> web.StreamResponse:
 async def _embedded(http: web.Request, call: ollama.EmbedCall) -> tuple[ModelCard, Embeddings]:
     card = await _card(http, call.request.model)
     ollama.check_context(call.context, card)
+    keep_alive = _granted(http, call.keep_alive, asks=bool(call.request.texts))
     if not call.request.texts:
-        await _held(http, card.id, call.keep_alive)
+        await _held(http, card.id, keep_alive)
         return card, Embeddings((), 0)
-    async with _kept(http, card.id, call.keep_alive):
+    async with _kept(http, card.id, keep_alive):
         return card, await vectors_of(http, msgspec.structs.replace(call.request, model=card.id))
 
 
@@ -202,6 +205,32 @@ async def _card(http: web.Request, model: str) -> ModelCard:
         if not model.endswith(_LATEST):
             raise
         return await served.card(model.removesuffix(_LATEST), hop_of(http))
+
+
+def _granted(
+    http: web.Request, keep_alive: float | UnsetType | None, *, asks: bool
+) -> float | UnsetType | None:
+    """How long the model may stay for this client. A guest may let it go sooner after an answer, which it is
+    reckoned to be done with then, but not keep it longer than the node would: a longer time is as long as
+    that, as many clients always send one. Raises `Forbidden` where a guest wants a model kept for ever that
+    the node would not keep, or unloads one that others may use."""
+    key, most = guest(http), http.app[DESK].idle_seconds
+    if key is None or keep_alive is UNSET:
+        return keep_alive
+    who = f"the key '{key.name}' is not an owner's, and"
+    if keep_alive == 0 and not asks:
+        raise Forbidden(
+            f"{who} may unload no model: it leaves by itself when nobody uses it, or send an owner's key"
+        )
+    if most is None:
+        return keep_alive
+    if keep_alive is None:
+        raise Forbidden(
+            f"{who} may keep no model for ever: leave keep_alive out, or send at most {most:g} s, or an "
+            "owner's key"
+        )
+    assert not isinstance(keep_alive, UnsetType)
+    return min(keep_alive, most)
 
 
 async def _held(

@@ -7,7 +7,8 @@ import msgspec
 from aiohttp import web
 
 from exo.chat import ChatRequest
-from exo.http.app import RECORD, body_of, hop_of, json_answer
+from exo.http.app import RECORD, body_of, json_answer
+from exo.http.callers import hop_of
 from exo.http.desk import DESK
 from exo.http.patience import answer_patiently
 from exo.http.replies import embed, resolved, say_route, stream_answers, whole_answers

@@ -30,6 +30,7 @@ from exo.chat import ChatRequest, Delta, Finished, FinishReason, Usage
 from exo.errors import ConnectionLost, EngineFailed, ExoError, ModelNotFound, NotFound, NotReady, Timeout
 from exo.text.channels import Channels
 from exo.text.thoughts import opens_thoughts
+from exo.traces import OFF, Traces, asking, usage
 from exo.wire import openai, rkllama
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,12 @@ class Original:
     comes during one. Call `close` at the end.
     """
 
-    def __init__(self, url: str, *, key: str | None = None, silence: float = 300.0) -> None:
+    def __init__(
+        self, url: str, *, key: str | None = None, silence: float = 300.0, traces: Traces = OFF
+    ) -> None:
         self.url = url.rstrip("/")
         self._key = key
+        self._traces = traces
         self._silence = silence
         self._session: aiohttp.ClientSession | None = None
         self._turn = asyncio.Lock()
@@ -117,9 +121,13 @@ class Original:
         self._visits.add(task)
         task.add_done_callback(partial(self._leave, visit))
         try:
-            async with aclosing(self._deltas(visit, request)) as deltas:
-                async for delta in deltas:
-                    yield delta
+            with asking(self._traces, request, self.url) as span:
+                async with aclosing(self._deltas(visit, request)) as deltas:
+                    async for delta in deltas:
+                        if isinstance(delta, Finished):
+                            span.note(usage(delta.usage))
+                            span.end()
+                        yield delta
         finally:
             visit.wanted = False
 

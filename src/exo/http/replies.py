@@ -15,11 +15,16 @@ from exo.cards import Progress
 from exo.chat import ChatRequest, Delta, Embeddings, EmbedRequest, Usage
 from exo.errors import ExoError
 from exo.http.answers import Answers
-from exo.http.app import METERED, RECORD, client_of, hop_of
+from exo.http.app import METERED, RECORD
 from exo.http.automatic import NAMES
+from exo.http.callers import client_of, hop_of
 from exo.http.desk import DESK, Desk
+from exo.http.guard import SPENT
 from exo.http.headers import HOP_HEADER, ROUTE_HEADER
+from exo.http.traced import above, begun, noted
 from exo.metrics import Answer
+from exo.traces import Value
+from exo.traces import usage as tokens
 
 T = TypeVar("T")
 
@@ -44,11 +49,11 @@ class Stream(Protocol):
 
 async def resolved(http: web.Request, request: ChatRequest) -> ChatRequest:
     """The request with the id of a model that is here, as metrics and logs have no other names, be it the one
-    that is chosen for "auto", and with who asks and who passed it on."""
+    that is chosen for "auto", and with who asks, who passed it on and what it is part of."""
     desk = http.app[DESK]
     http[RECORD].model = request.model
     via = hop_of(http)
-    request = msgspec.structs.replace(request, client=client_of(http), via=via)
+    request = msgspec.structs.replace(request, client=client_of(http), via=via, trace=above(http))
     if request.model in NAMES and desk.automatic and not via:
         served = desk.served
         picked = desk.automatic.choose(request, served.cluster(), served.explain)
@@ -116,11 +121,15 @@ async def embed(http: web.Request, request: EmbedRequest) -> Embeddings:
     via = hop_of(http)
     record.model = (await desk.served.card(request.model, via)).id
     http[METERED] = True
-    request = msgspec.structs.replace(request, client=client_of(http), via=via)
+    asked = msgspec.structs.replace(request, client=client_of(http), via=via, trace=above(http))
+    trace = begun(http, desk.traces, msgspec.structs.replace(asked, model=record.model), name=request.model)
+    request = msgspec.structs.replace(asked, trace=trace)
     with Answer(desk.metrics, record.model, hop=bool(via)) as meter:
         vectors = await unless_abandoned(desk, desk.served.embed(request))
         meter.embedded(vectors)
     record.prompt_tokens = vectors.prompt_tokens
+    http[SPENT] = meter.usage
+    noted(http, {"gen_ai.usage.input_tokens": vectors.prompt_tokens})
     return vectors
 
 
@@ -157,6 +166,9 @@ async def next_step(desk: Desk, steps: AsyncGenerator[Progress, None]) -> Progre
 async def _under_way(http: web.Request, requests: Sequence[ChatRequest]) -> AsyncIterator[Answers]:
     """Runs the answers: measured, in the access record, and known to the desk for a shutdown."""
     desk, record = http.app[DESK], http[RECORD]
+    trace = begun(http, desk.traces, requests[0], name=record.model, choices=len(requests))
+    if trace is not requests[0].trace:
+        requests = [msgspec.structs.replace(each, trace=trace) for each in requests]
     record.model = requests[0].model
     http[METERED] = True
     meters = [Answer(desk.metrics, record.model, hop=bool(each.via)) for each in requests]
@@ -166,7 +178,23 @@ async def _under_way(http: web.Request, requests: Sequence[ChatRequest]) -> Asyn
             async with answers:
                 yield answers
     finally:
+        http[SPENT] = answers.spent()
         usage = answers.usage(1)
         record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         if answers.ttft is not None:
             record.ttft_ms = round(answers.ttft * 1e3, 3)
+        if desk.traces.recording:
+            noted(http, _figures(http, answers, usage, meters))
+
+
+def _figures(
+    http: web.Request, answers: Answers, usage: Usage, meters: Sequence[Answer]
+) -> Mapping[str, Value]:
+    """What a request's span says of its answers."""
+    reasons = [meter.reason for meter in meters if meter.reason]
+    known = {**tokens(usage), "gen_ai.response.finish_reasons": reasons}
+    if answers.ttft is not None:
+        known["gen_ai.response.time_to_first_chunk"] = answers.ttft
+    if route := http.app[DESK].served.taken(http[RECORD].id):
+        known["exo.route"] = route
+    return known

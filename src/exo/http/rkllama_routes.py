@@ -16,7 +16,8 @@ from aiohttp import web
 
 from exo.cards import Progress
 from exo.errors import BadRequest, ExoError, ModelNotFound, NotFound
-from exo.http.app import RECORD, Dialect, body_of, client_of, json_answer, owner_only
+from exo.http.app import RECORD, Dialect, body_of, json_answer
+from exo.http.callers import client_of, owner_only
 from exo.http.desk import DESK, Desk
 from exo.http.replies import next_step, resolved, stream_answers, unless_abandoned, whole_answers
 from exo.wire import rkllama

@@ -14,7 +14,8 @@ from aiohttp import ClientError, web
 
 from exo.choice.partition import Plan
 from exo.errors import BadRequest, ConnectionLost, EngineFailed, ExoError, Forbidden, NotReady
-from exo.http.app import RECORD, hop_of, json_answer, only
+from exo.http.app import RECORD, json_answer, only
+from exo.http.callers import hop_of
 from exo.http.desk import DESK
 from exo.http.shard_stream import BEAT, PROTOCOL, Frames, Pieces, ToHost, Writing, to_host
 from exo.shards.frames import Done, Failed, Free, Hidden, Opened, Progress, Step, check

@@ -12,10 +12,12 @@ from aiohttp import web
 
 from exo.engine import SpellRequest
 from exo.errors import BadRequest
-from exo.http.app import RECORD, body_of, client_of, hop_of, json_answer
+from exo.http.app import RECORD, body_of, json_answer
+from exo.http.callers import client_of, hop_of
 from exo.http.desk import DESK
 from exo.http.patience import answer_patiently
 from exo.http.replies import resolved, unless_abandoned
+from exo.http.traced import above
 from exo.wire import openai, tokens
 
 
@@ -70,7 +72,12 @@ async def detokenize(http: web.Request) -> web.StreamResponse:
 
 async def _pieces(http: web.Request, model: str, ids: Sequence[int]) -> tuple[bytes, ...]:
     request = SpellRequest(
-        model=model, tokens=tuple(ids), id=http[RECORD].id, client=client_of(http), via=hop_of(http)
+        model=model,
+        tokens=tuple(ids),
+        id=http[RECORD].id,
+        client=client_of(http),
+        via=hop_of(http),
+        trace=above(http),
     )
     return await http.app[DESK].served.spell(request)
 

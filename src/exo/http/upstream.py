@@ -34,6 +34,7 @@ from exo.http.automatic import NAMES
 from exo.http.original import Original
 from exo.http.remote import Remote
 from exo.settings import UpstreamSettings
+from exo.traces import OFF, Traces
 from exo.wire import openai
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,12 @@ class Upstream:
         silence: float,
         silence_for: Mapping[str, float] = MappingProxyType({}),
         changed: Callable[[], None] = lambda: None,
+        traces: Traces = OFF,
     ) -> None:
         self._npu = settings.kind == "rkllm"
         self._name = f"the {'NPU ' if self._npu else ''}server at {settings.url}"
-        self._remote = Remote(settings.url, key=settings.key, name=self._name, silence=silence)
-        self._original = Original(settings.url, key=settings.key, silence=silence)
+        self._remote = Remote(settings.url, key=settings.key, name=self._name, silence=silence, traces=traces)
+        self._original = Original(settings.url, key=settings.key, silence=silence, traces=traces)
         self._speaker: Remote | Original = self._remote
         self._silence_for = silence_for
         self._changed = changed

@@ -16,7 +16,8 @@ class Answer:
     """Measures one answer as its deltas pass, and how it ends: work on it inside of `with`.
 
     `hop` says that another node passed the request on. `ttft`, in seconds, and `usage` are for the access
-    log.
+    log and traces, and so is `reason`, why the answer ended, "" before it has. `pieces` are the deltas that
+    came: of an answer that is left before its end, all there is to count.
     """
 
     def __init__(self, metrics: Metrics, model: str, *, hop: bool = False) -> None:
@@ -28,22 +29,26 @@ class Answer:
         self._inter_token = metrics.inter_token.labels(self._model)
         self.ttft: float | None = None
         self.usage = Usage()
+        self.pieces = 0
+        self.reason = ""
 
     def delta(self, delta: Delta) -> None:
         now = time.perf_counter()
         if isinstance(delta, Finished):
             self._finished(delta, now)
-        elif self.ttft is None:
-            self.ttft = now - self._began
-            self._metrics.first_token.labels(self._model).observe(self.ttft)
         else:
-            self._inter_token.observe(now - self._last)
+            self.pieces += 1
+            if self.ttft is None:
+                self.ttft = now - self._began
+                self._metrics.first_token.labels(self._model).observe(self.ttft)
+            else:
+                self._inter_token.observe(now - self._last)
         self._last = now
 
     def _finished(self, delta: Finished, now: float) -> None:
         metrics, model = self._metrics, self._model
         usage, timings = delta.usage, delta.timings
-        self.usage = usage
+        self.usage, self.reason = usage, delta.reason
         metrics.generated.labels(model).inc(usage.completion_tokens)
         metrics.prompts.labels(model).inc(usage.prompt_tokens)
         metrics.cached.labels(model).inc(usage.cached_tokens)

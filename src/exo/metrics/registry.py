@@ -7,7 +7,7 @@ more than some hundred values (`names`).
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Literal, TypeAlias, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +23,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
+from exo.chat import Usage
 from exo.metrics.names import Names
 from exo.metrics.state import StateCollector
 from exo.nodes import Node
@@ -34,6 +35,11 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _MOST_MODELS = 200
 _MOST_NODES = 100
+# Far more than a node has at once: keys come and go.
+_MOST_KEYS = 1000
+
+KeyStatus: TypeAlias = Literal["success", "error", "limited", "cancelled"]
+"""What can come of a request that counts for a key."""
 
 
 class Metrics:
@@ -47,9 +53,11 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model_name, self._node_name = Names(_MOST_MODELS), Names(_MOST_NODES)
+        self._key_name = Names(_MOST_KEYS)
         self._seen: set[str] = set()
         self._make_answers()
         self._make_models()
+        self._make_keys()
         r = self.registry
         self.choices = Counter(
             "exo_auto_choices",
@@ -133,6 +141,21 @@ class Metrics:
             "exo_model_unloads", "Models unloaded, and why.", ["model", "why"], registry=self.registry
         )
 
+    def _make_keys(self) -> None:
+        r = self.registry
+        self.key_requests = Counter(
+            "exo_key_requests",
+            "Requests that had a model work, or something changed, by key, on the node that was asked.",
+            ["key", "status"],
+            registry=r,
+        )
+        self.key_tokens = Counter(
+            "exo_key_tokens",
+            "Tokens of their answers, 'prompt' or 'completion'.",
+            ["key", "kind"],
+            registry=r,
+        )
+
     def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(name, what, ["model"], buckets=buckets, registry=self.registry)
 
@@ -178,6 +201,22 @@ class Metrics:
     def chosen(self, kind: str, model: str) -> None:
         """What answers a request that left the choice of a model to this node."""
         self.choices.labels(kind, self.label(model)).inc()
+
+    def key_label(self, key: str) -> str:
+        """What a key is called in labels; what can happen to it stands at 0 from then on, as with `label`."""
+        name = self._key_name(key)
+        for status in get_args(KeyStatus):
+            self.key_requests.labels(name, status)
+        for kind in ("prompt", "completion"):
+            self.key_tokens.labels(name, kind)
+        return name
+
+    def asked_with(self, key: str, status: KeyStatus, spent: Usage) -> None:
+        """A request with this key has ended, whose answer took so many tokens."""
+        name = self._key_name(key)
+        self.key_requests.labels(name, status).inc()
+        self.key_tokens.labels(name, "prompt").inc(spent.prompt_tokens)
+        self.key_tokens.labels(name, "completion").inc(spent.completion_tokens)
 
     def routed(self, node: str, reason: str) -> None:
         """A request was sent to the node, this one included."""

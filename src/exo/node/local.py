@@ -78,6 +78,7 @@ class LocalNode:
         remedy: Callable[[str], str] = lambda model: "",
         sense: Callable[[Device], Device] = devices.now,
         npu_servers: tuple[str, ...] = (),
+        api: str = "",
     ) -> None:
         self._id = id
         self._url = url
@@ -95,6 +96,7 @@ class LocalNode:
         self._remedy = remedy
         self._sense = sense
         self._npu_servers = npu_servers
+        self._api = api
         self._sensed_at = -1.0
         self._heeded: set[str] = set()
         self._leaving = False
@@ -306,6 +308,7 @@ class LocalNode:
             addresses=self._addresses(),
             formats=self.formats,
             npu_servers=self._npu_servers,
+            api=self._api,
         )
 
     def _sensed(self) -> Device:

@@ -41,6 +41,7 @@ class Given(TypedDict):
     target_platform: str | None
     library: Path | None
     release: str | None
+    traces: str | None
     debug: int
 
 
@@ -79,6 +80,7 @@ def server_settings(context: click.Context, here: str | None, root: Path) -> "Se
         hub=os.environ.get("HF_ENDPOINT"),
         hub_token=os.environ.get("HF_TOKEN"),
         root=root,
+        traces=given["traces"],
     )
 
 

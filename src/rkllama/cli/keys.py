@@ -14,7 +14,7 @@ import click
 from exo import commandline
 from exo.configuration.command import config_option
 from exo.configuration.rows import flag as row
-from exo.configuration.rows import secret, unflagged
+from exo.configuration.rows import secret, traces, unflagged
 from exo.configuration.setting import Setting
 from exo.configuration.size import Size
 from rkllama.cli import conversions
@@ -135,6 +135,7 @@ SETTINGS: tuple[Setting, ...] = (
         sample="1.2.3",
         help="The library's release, where it cannot be told.",
     ),
+    traces("RKLLAMA_"),
     unflagged(
         "log.debug",
         "debug",

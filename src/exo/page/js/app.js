@@ -157,8 +157,8 @@ async function refreshModels() {
 
 function askKey() {
   const wanted = apiKey()
-    ? "This node did not accept the key. Enter the one that EXO_API_KEY is set to where the node was started."
-    : "This node wants its key before it answers: what EXO_API_KEY is set to where the node was started.";
+    ? "This node did not accept the key. Enter what EXO_API_KEY is there, or one that `exo key add` has made."
+    : "This node wants its key before it answers: what EXO_API_KEY is there, or one that `exo key add` has made.";
   settings(wanted);
 }
 

@@ -160,7 +160,7 @@ export function openSettings({ wanted = "", onKey, onClose, store, onImport, onD
     field(
       "API key",
       key,
-      h("small", { class: "muted", text: "What EXO_API_KEY is on the node; empty where it has none." }),
+      h("small", { class: "muted", text: "What EXO_API_KEY is on the node, or a key that `exo key add` has made; empty where it has none." }),
     ),
     h("label", { class: "check" }, remember, h("span", { text: "Remember it in this browser" })),
     h(
