@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from exo.chat import ChatRequest, Message
 from exo.engine import SpellRequest, spelled
 from exo.engines.scripted import Fail
-from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady, Unauthorized
+from exo.errors import BadRequest, EngineFailed, ModelNotFound, NotReady
 from exo.http import openai_routes, token_routes
 from exo.http.app import build
 from exo.http.desk import Desk
@@ -131,5 +131,5 @@ async def test_a_node_without_the_secret_is_refused(nodes: Nodes) -> None:
     await there.stop()
     await there.start()
     await there.put("m")
-    with pytest.raises(Unauthorized, match="does not have this cluster's secret"):
+    with pytest.raises(NotReady, match=r"there does not let .* does not have this cluster's secret"):
         await here.node.tokens(prompt())

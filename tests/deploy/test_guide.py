@@ -22,6 +22,7 @@ BLOCKS = blocks(GUIDE, "sh")
 MARKS = ("# on the board", "# on the pc", "# by hand")
 RELEASE = "1.2.3"
 MODEL = "Qwen2.5-1.5B-Instruct"
+PACKAGES = "/opt/packages-of-the-tests"
 
 
 class Hand(NamedTuple):
@@ -52,10 +53,15 @@ class Doing:
             each.run(f"mkdir /opt/exo-source && cd {ROOT} && cp -r {parts} /opt/exo-source/")
 
     def packages(self) -> None:
-        """pip finds that all is there which the lock names, in the release it names, without a download."""
+        """pip finds that all is there which the lock names, in the release it names, without a download, and
+        where services see it: neither in /tmp nor in a home."""
         [packages] = (ROOT / ".venv" / "lib").glob("python3.*/site-packages")
         for each in self.both:
-            each.run(f"cd /opt/exo/lib/python3.*/site-packages && echo {packages} > tests.pth")
+            each.run(
+                f"mkdir {PACKAGES} && mount --bind {packages} {PACKAGES} && "
+                f"mount -o remount,bind,ro {PACKAGES} && "
+                f"cd /opt/exo/lib/python3.*/site-packages && echo {PACKAGES} > tests.pth"
+            )
 
     def library(self) -> None:
         self.board.put("/root/librkllmrt.so", self._library.read_bytes())
@@ -197,6 +203,7 @@ LEFT = (
     "/var/cache/",
 )
 FOLDERS_LEFT = {
+    PACKAGES,
     "/etc/sysusers.d",
     "/etc/udev",
     "/etc/udev/rules.d",

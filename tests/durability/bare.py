@@ -16,6 +16,14 @@ from tests.e2e.node import PATIENCE, chat_body, environment, eventually
 QUESTION, ANSWER = "What is 145 + 278?", "145 + 278 = 423"
 
 
+# Also where these tests were started with nohup, which what they start would inherit.
+_HEARS_HANG_UPS = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Bare:
     """`exo serve` at a free port of 127.0.0.1, started by `shell`, a line of sh in which "$@" is the command.
     Use as a context manager: nothing is left of it."""
@@ -27,7 +35,10 @@ class Bare:
         command = [sys.executable, "-m", "exo.main", "--host", "127.0.0.1", "--port", str(self.port), *flags]
         env = environment(home, options.pop("env", None))
         self.process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *command], env=env, start_new_session=True, **options
+            [sys.executable, "-c", _HEARS_HANG_UPS, "sh", "-c", shell, "sh", *command],
+            env=env,
+            start_new_session=True,
+            **options,
         )
 
     def __enter__(self) -> Self:

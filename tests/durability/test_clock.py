@@ -25,6 +25,8 @@ YEARS = 10 * 365 * 86400
 # Files that read the wall clock, to say when something was, or to read a date that others wrote.
 SAY_WHEN = {
     "exo/cli/cluster.py",
+    "exo/cli/key.py",
+    "exo/doctor/gather/https.py",
     "exo/doctor/gather/machine.py",
     "exo/doctor/gather/others.py",
     "exo/generation/templates.py",
@@ -34,6 +36,12 @@ SAY_WHEN = {
     "exo/http/responses_routes.py",
     "exo/http/rkllama_routes.py",
     "exo/cluster/certificates.py",
+    # Until when a certificate is valid, which is a matter of dates.
+    "exo/http/pem.py",
+    "exo/http/tls.py",
+    # When a span of a trace began.
+    "exo/residency/residency.py",
+    "exo/traces/phases.py",
     "exo/terminal/recent.py",
 }
 _WALL = {

@@ -22,7 +22,10 @@ class Stderr:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.stream = io.StringIO()
         patch.setattr(sys, "stderr", self.stream)
-        patch.setattr(logging.getLogger(), "level", logging.INFO)
+        root = logging.getLogger()
+        self._level = root.level
+        # Not the attribute: what was enabled before is remembered by each logger.
+        root.setLevel(logging.INFO)
         patch.setattr(access, "propagate", False)
         self._handlers = [logging.StreamHandler(self.stream), logging.StreamHandler(self.stream)]
         self._handlers[0].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -31,6 +34,7 @@ class Stderr:
 
     def close(self) -> None:
         logging.getLogger().removeHandler(self._handlers[0])
+        logging.getLogger().setLevel(self._level)
         access.removeHandler(self._handlers[1])
 
     @property

@@ -309,7 +309,9 @@ def _ours(node: Node, error: ExoError) -> ExoError:
     the right one."""
     if not isinstance(error, Unauthorized):
         return error
-    return NotReady(f"{node.id} does not let this node in ({error.message}): all nodes need one EXO_API_KEY")
+    return NotReady(
+        f"{node.id} does not let this node in ({error.message}): all nodes need one EXO_API_KEY and secret"
+    )
 
 
 class _Answer:
